@@ -1,0 +1,381 @@
+"""Images from text with a diffusion prior and classifier-free guidance.
+
+    pipeline = TextToImage.from_pretrained("toybox-sd")
+    image = pipeline("a red mug", seed=0).images[0]
+
+It samples what `StableDiffusionPipeline` samples from the same folder with the same generators, and adds views (the
+camera token), one generator for each sample, and batches that fit into memory.
+"""
+
+import inspect
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import diffusers.schedulers
+import numpy as np
+import torch
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from diffusers.utils.torch_utils import randn_tensor
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from core2d.backbone import Backbone, Camera, Denoiser, rescale_contrast
+from core2d.camera_token import camera_features
+from core2d.errors import InputError
+from core2d.media import image_grid, save_image
+from core2d.models.families import TextCondition
+from core2d.models.loading import quiet_libraries, save_model
+from core2d.recipes import TextToImageRecipe
+from core2d.run import atomic_path, pick_device, pick_dtype, plain, write_json
+
+LARGEST_BATCH = 64
+POSITIONS_AT_ONCE = 32_768  # latent positions in one call of the denoiser: 8 images of SD 1.5
+POSITIONS_DECODED = 8_192  # the decoder works at full resolution, on fewer images
+
+# Class, and settings for folders whose own scheduler has no such setting. What a folder says comes first.
+SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ddim": ("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": False}),
+    "ddpm": ("DDPMScheduler", {"clip_sample": False}),
+    "dpm++": ("DPMSolverMultistepScheduler", {}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "euler-a": ("EulerAncestralDiscreteScheduler", {}),
+    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
+    "unipc": ("UniPCMultistepScheduler", {}),
+}
+
+OutputType = Literal["pil", "pt", "np", "latent"]
+StepCallback = Callable[["TextToImage", int, Any, dict[str, Tensor]], dict[str, Tensor] | None]
+
+
+@dataclass(frozen=True)
+class TextToImageOutput:
+    """`images`: PIL images, or all in one array: (n, 3, H, W) torch or (n, H, W, 3) NumPy in [0, 1], or latents."""
+
+    images: Any
+
+
+class TextToImage:
+    """A prior and a scheduler that together draw images from text.
+
+    Args:
+        backbone: a `Backbone`, or an oracle.
+        scheduler: a diffusers scheduler, the name of one (see `SCHEDULERS`), or None for that of the model's folder.
+    """
+
+    def __init__(self, backbone: Denoiser, scheduler: SchedulerMixin | str | None = None):
+        self.backbone = backbone
+        self.scheduler = make_scheduler(backbone, scheduler)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_folder: str | Path,
+        device: str | torch.device = "cpu",
+        dtype: str | torch.dtype | None = None,
+    ) -> "TextToImage":
+        """Load a model as `Backbone.load` does, with the scheduler of its folder."""
+        return cls(Backbone.load(name_or_folder, device, dtype))
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write an ordinary diffusers folder, which stock pipelines open too; weights in `dtype` if one is given.
+
+        A model that is in the folder already is replaced, anything else there is refused.
+        """
+        backbone, folder = self.backbone, Path(folder)
+        if not isinstance(backbone, Backbone):
+            raise InputError("an oracle has no weights that could be saved")
+        if folder.exists() and not (folder / "model_index.json").exists() and any(folder.iterdir()):
+            raise InputError(f"{folder} holds something that is not a model: name another folder")
+        with atomic_path(folder) as temporary:
+            temporary.mkdir()
+            family, index = backbone.family, model_index(backbone, self.scheduler)
+            for name in family.tokenizers:
+                family.parts[name].save_pretrained(temporary / name)
+            for name, module in backbone.named_models().items():
+                save_model(module, temporary / name, dtype)
+            self.scheduler.save_pretrained(temporary / "scheduler")
+            write_json(temporary / "model_index.json", index)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | list[str],
+        *,
+        negative_prompt: str | list[str] | None = None,
+        num_inference_steps: int = 25,
+        guidance_scale: float = 5.0,
+        guidance_rescale: float = 0.0,
+        num_images_per_prompt: int = 1,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        seed: int | None = None,
+        camera: Camera | None = None,
+        scheduler: SchedulerMixin | str | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        latents: Tensor | None = None,
+        batch_size: int | None = None,
+        output_type: OutputType = "pil",
+        callback_on_step_end: StepCallback | None = None,
+        return_dict: bool = True,
+    ) -> TextToImageOutput | tuple[Any]:
+        """Draw n = prompts x `num_images_per_prompt` images, those of one prompt side by side.
+
+        Args:
+            negative_prompt: what to steer away from: one, or one for each prompt.
+            guidance_scale: uncond + scale (cond - uncond); 1 and less switch guidance off, as in diffusers.
+            guidance_rescale: in [0, 1], against over-saturation (2305.08891 s3.4).
+            generator: one for each sample, in the order of the images; a single one for a single image.
+            seed: instead of generators: image i of every prompt starts from seed + i, whatever else is drawn with it.
+            camera: one view, or n (`core2d.cameras.Cameras` or (n, 5) features), where the model has a camera token.
+            scheduler: another one for this call, by name or made.
+            height, width: in pixels, multiples of the autoencoder's factor; those of training by default.
+            latents: (n, c, h, w) standard normal noise to start from.
+            batch_size: samples at once; by default as many as reasonably fit, at most 64. It does not change results.
+            callback_on_step_end: called as (pipeline, step, timestep, {"latents": ...}) in each step of each batch; may
+                return a dict with other latents.
+
+        Raises:
+            InputError: an empty or too long prompt, a size or a number of steps that is not possible, arguments that
+                this model cannot honour.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        count = len(prompts) * num_images_per_prompt
+        _check(prompts, num_inference_steps, num_images_per_prompt, guidance_scale, negative_prompt, guidance_rescale)
+        if output_type not in ("pil", "pt", "np", "latent"):
+            raise InputError(f"output type {output_type!r} is none of pil, pt, np, latent")
+        shape = (count, *self._latent_shape(height, width))
+        generators = _generators(generator, seed, len(prompts), num_images_per_prompt)
+        noise = randn_tensor(shape, generators, self.backbone.device) if latents is None else latents  # (n, c, h, w)
+        if noise.shape != shape:
+            raise InputError(f"latents have shape {tuple(noise.shape)} where {shape} is needed")
+        condition = self.backbone.encode_text(prompts).repeat_interleave(num_images_per_prompt)  # n rows
+        unconditional = None
+        if guidance_scale > 1:
+            negatives = negative_prompt if isinstance(negative_prompt, list) else [negative_prompt or ""] * len(prompts)
+            unconditional = self.backbone.encode_text(negatives).repeat_interleave(num_images_per_prompt)  # n rows
+        view = None if camera is None else camera_features(camera)  # (n or 1, 5)
+        if view is not None and len(view) not in (1, count):
+            raise InputError(f"{len(view)} cameras for {count} images: give one, or one for each")
+
+        positions = shape[2] * shape[3]
+        at_once = batch_size or max(1, min(LARGEST_BATCH, POSITIONS_AT_ONCE // positions))
+        done = []
+        for rows in (slice(start, start + at_once) for start in range(0, count, at_once)):
+            step = make_scheduler(self.backbone, self.scheduler if scheduler is None else scheduler)
+            step.set_timesteps(num_inference_steps, device=self.backbone.device)
+            guide = _Guidance(
+                self.backbone,
+                condition[rows],
+                None if unconditional is None else unconditional[rows],
+                guidance_scale,
+                guidance_rescale,
+                view if view is None or len(view) == 1 else view[rows],
+            )
+            start = noise[rows].to(self.backbone.device) * step.init_noise_sigma
+            done.append(self._denoise(start, step, guide, generators[rows], callback_on_step_end))
+        images = self._finish(torch.cat(done), output_type, max(1, POSITIONS_DECODED // positions))
+        return TextToImageOutput(images) if return_dict else (images,)
+
+    def _denoise(
+        self,
+        latents: Tensor,
+        scheduler: Any,
+        guide: "_Guidance",
+        generators: list[torch.Generator],
+        callback: StepCallback | None,
+    ) -> Tensor:
+        """One batch from noise to clean latents, (b, c, h, w)."""
+        # Some solvers take no generator; those that do draw the noise of each sample from its own.
+        takes_generators = "generator" in inspect.signature(scheduler.step).parameters
+        options = {"generator": generators} if takes_generators else {}
+        for index, t in enumerate(scheduler.timesteps):
+            output = guide(scheduler.scale_model_input(latents, t), t)
+            latents = scheduler.step(output, t, latents, return_dict=False, **options)[0]
+            if callback is not None:
+                latents = (callback(self, index, t, {"latents": latents}) or {}).get("latents", latents)
+        return latents
+
+    def _finish(self, latents: Tensor, output_type: OutputType, at_once: int) -> Any:
+        if output_type == "latent":
+            return latents
+        images = torch.cat([self.backbone.decode(part) for part in latents.split(at_once)])  # (n, 3, H, W)
+        if output_type == "pt":
+            return images
+        arrays = images.permute(0, 2, 3, 1).float().cpu().numpy()  # (n, H, W, 3)
+        if output_type == "np":
+            return arrays
+        return [Image.fromarray(array) for array in (arrays * 255).round().astype(np.uint8)]
+
+    def _latent_shape(self, height: int | None, width: int | None) -> tuple[int, int, int]:
+        factor = self.backbone.vae_scale_factor
+        sides = [self.backbone.image_size if side is None else side for side in (height, width)]
+        for side in sides:
+            if side < factor or side % factor:
+                raise InputError(f"an image side of {side} pixels is not possible: give a multiple of {factor}")
+        return self.backbone.latent_channels, sides[0] // factor, sides[1] // factor
+
+
+@dataclass(frozen=True)
+class _Guidance:
+    """The denoiser with its conditions filled in: the guided output at (x_t, t), as schedulers want it."""
+
+    backbone: Denoiser
+    condition: TextCondition
+    unconditional: TextCondition | None
+    scale: float
+    rescale: float
+    camera: Tensor | None
+
+    def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
+        if self.unconditional is None:
+            return self.backbone.network(x_t, t, self.condition, self.camera)
+        guided, with_text = self.backbone.network_cfg(
+            x_t, t, self.condition, self.unconditional, self.scale, self.camera
+        )
+        return rescale_contrast(guided, with_text, self.rescale) if self.rescale else guided
+
+
+def make_scheduler(backbone: Denoiser, scheduler: SchedulerMixin | str | None = None) -> Any:
+    """A fresh scheduler for the noise of a backbone: by name, like a given one, or that of the model's folder."""
+    config, defaults = backbone.scheduler_config, {}
+    if isinstance(scheduler, str):
+        if scheduler not in SCHEDULERS:
+            raise InputError(f"unknown scheduler {scheduler!r}: give one of {', '.join(SCHEDULERS)}")
+        if backbone.schedule.is_flow:
+            raise InputError(f"scheduler {scheduler!r} does not fit a flow-matching model: leave it to the model")
+        class_name, defaults = SCHEDULERS[scheduler]
+    elif scheduler is not None:
+        class_name, config = type(scheduler).__name__, scheduler.config  # pyright: ignore[reportAttributeAccessIssue]
+    else:
+        class_name = config.get("_class_name", "")
+    scheduler_class = getattr(diffusers.schedulers, class_name, None)
+    if not (isinstance(scheduler_class, type) and issubclass(scheduler_class, SchedulerMixin)):
+        raise InputError(f"the model's scheduler {class_name!r} is none of diffusers'")
+    with quiet_libraries():
+        return scheduler_class.from_config({**defaults, **config})  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def model_index(backbone: Backbone, scheduler: Any) -> dict[str, Any]:
+    """The content of `model_index.json`: library and class of each component, and the pipeline's own settings."""
+    family = backbone.family
+    settings = {name: value for name, value in family.index.items() if not isinstance(value, list)}
+    index = {"_class_name": family.pipeline_name, **settings, "_diffusers_version": diffusers.__version__}
+    components = {name: family.parts[name] for name in (*family.models, *family.tokenizers)}
+    components |= {"vae": backbone.vae, "scheduler": scheduler}
+    if backbone.image_encoder is not None:
+        components["image_encoder"] = backbone.image_encoder
+    index |= {name: [type(part).__module__.split(".")[0], type(part).__name__] for name, part in components.items()}
+    absent = family.optional_components - components.keys()
+    return index | dict.fromkeys(sorted(absent), [None, None])
+
+
+def _check(
+    prompts: list[str],
+    steps: int,
+    images: int,
+    scale: float,
+    negative_prompt: str | list[str] | None,
+    rescale: float,
+) -> None:
+    if not prompts or any(not prompt.strip() for prompt in prompts):
+        raise InputError('a prompt is empty: say what to draw, such as "a red mug"')
+    if steps < 1:
+        raise InputError(f"{steps} denoising steps are not possible: give 1 or more")
+    if images < 1:
+        raise InputError(f"{images} images for each prompt are not possible: give 1 or more")
+    if isinstance(negative_prompt, list) and len(negative_prompt) != len(prompts):
+        raise InputError(f"{len(negative_prompt)} negative prompts for {len(prompts)} prompts: give one for each")
+    if not 0 <= rescale <= 1:
+        raise InputError(f"a guidance rescale of {rescale} is not possible: give 0 to 1")
+    if scale <= 1 and (negative_prompt or rescale):
+        raise InputError(f"a guidance scale of {scale} switches guidance off: no negative prompt or rescale then")
+
+
+def _generators(
+    given: torch.Generator | list[torch.Generator] | None, seed: int | None, prompts: int, images: int
+) -> list[torch.Generator]:
+    """One generator for each sample."""
+    count = prompts * images
+    if given is not None:
+        if seed is not None:
+            raise InputError("give a seed or generators, not both")
+        generators = [given] if isinstance(given, torch.Generator) else list(given)
+        if len(generators) != count:
+            raise InputError(f"{len(generators)} generators for {count} images: give one for each, or a seed")
+        return generators
+    if seed is None:
+        seed = int(torch.randint(2**31, ()))  # so that torch.manual_seed decides
+    return [torch.Generator().manual_seed(seed + index) for _ in range(prompts) for index in range(images)]
+
+
+# -- the command ---------------------------------------------------------------------------------------
+
+
+def run(recipe: TextToImageRecipe) -> tuple[list[Path], Mapping[str, Any]]:
+    """Follow `core2d text-to-image`.
+
+    One image is the output itself. Of several, the output is a sheet, with a row for each prompt where each has several
+    images, and the single images are `000.png`, `001.png`, ... in a folder beside it of the same name without suffix.
+    """
+    recipe.check()
+    count = len(recipe.prompts) * recipe.num_images
+    folder = recipe.output.with_suffix("")
+    if count > 1:
+        _check_folder(folder)
+    pipeline = TextToImage.from_pretrained(recipe.model, pick_device(recipe.device), pick_dtype(recipe.dtype))
+    with tqdm(total=count * recipe.steps, unit="step", disable=None, leave=False) as bar:
+
+        def advance(_pipeline: TextToImage, _step: int, _t: Any, tensors: dict[str, Tensor]) -> None:
+            bar.update(len(tensors["latents"]))
+
+        images = pipeline(
+            list(recipe.prompts),
+            negative_prompt=recipe.negative_prompt or None,
+            num_inference_steps=recipe.steps,
+            guidance_scale=recipe.cfg,
+            num_images_per_prompt=recipe.num_images,
+            seed=recipe.seed,
+            scheduler=recipe.scheduler,
+            output_type="pt",
+            callback_on_step_end=advance,
+        ).images.float()  # (n, 3, H, W)
+    if not images.isfinite().all():
+        raise InputError(f"the model gave numbers that are not finite in {recipe.dtype}: try --dtype float32")
+    outputs = _write(recipe, images.cpu(), folder)
+    return outputs, {"images": count, "height": images.shape[2], "width": images.shape[3]}
+
+
+def _write(recipe: TextToImageRecipe, images: Tensor, folder: Path) -> list[Path]:
+    """Write the image, or the single ones and their sheet; the output of the command comes first."""
+    settings = plain(asdict(recipe))
+    for name in ("output", "json", "device"):
+        settings.pop(name)
+    sheet_text = {"recipe": json.dumps(settings)}
+    texts = [
+        sheet_text | {"prompt": prompt, "seed": recipe.seed + index}
+        for prompt in recipe.prompts
+        for index in range(recipe.num_images)
+    ]
+    if len(images) == 1:
+        return [save_image(recipe.output, images[0], texts[0])]
+    names = [f"{index:03d}{recipe.output.suffix}" for index in range(len(images))]
+    is_table = recipe.num_images > 1 and len(recipe.prompts) > 1
+    with atomic_path(folder) as temporary:
+        temporary.mkdir()
+        for name, image, text in zip(names, images, texts, strict=True):
+            save_image(temporary / name, image, text)
+        save_image(recipe.output, image_grid(images, recipe.num_images if is_table else None), sheet_text)
+    return [recipe.output, *(folder / name for name in names)]
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse to replace a folder that holds anything but single images of an earlier run."""
+    if folder.is_dir() and all(re.fullmatch(r"\d{3,}\.\w+", path.name) for path in folder.iterdir()):
+        return
+    if folder.exists():
+        raise InputError(f"the single images would replace {folder}, which holds something else: name another output")

@@ -1,0 +1,223 @@
+"""The commands: help at once, one line for what is wrong, one object with --json."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from core2d import cli, recipes
+from core2d.errors import InputError
+
+BIN = Path(sys.executable).parent
+HELP = {
+    "core2d": ["text-to-image", "toybox clip", "models"],
+    "core2d toybox": ["toybox sheet", "toybox sample", "toybox clip"],
+    "core2d text-to-image": [
+        "PROMPT...",
+        "-o PATH, --output PATH",
+        "--steps",
+        "--cfg",
+        "--num-images",
+        "--model",
+    ],
+    "core2d toybox sheet": ["-o PATH", "--kind {object,doll}", "--rows"],
+    "core2d toybox sample": ["-o PATH", "--kind {object,doll}", "--index"],
+    "core2d toybox clip": ["-o PATH", "--kind {object,doll}", "--fps"],
+    "core2d models": ["--json"],
+    "gen3d": ["lifted into space"],
+    "genvideo": ["lifted into time"],
+}
+GROUND_RULES = ["--seed", "--device", "--dtype", "--json"]
+
+
+@pytest.mark.parametrize("words", HELP)
+def test_help_comes_within_half_a_second(words: str):
+    program, *rest = words.split()
+    fastest = float("inf")
+    for _ in range(5):
+        started = time.perf_counter()
+        done = subprocess.run([BIN / program, *rest, "--help"], capture_output=True, text=True, check=False)
+        fastest = min(fastest, time.perf_counter() - started)
+        if fastest <= 0.5:
+            break
+    assert done.returncode == 0 and done.stderr == ""
+    computes = len(rest) == (2 if "toybox" in rest else 1) and "models" not in rest
+    for piece in HELP[words] + (GROUND_RULES if computes else []):
+        assert piece in done.stdout
+    assert fastest <= 0.5
+
+
+def test_arguments_are_read_without_the_heavy_libraries():
+    program = (
+        "import sys; from core2d import cli, recipes\n"
+        "try: cli.main(['text-to-image', 'a', '-o', 'a.png', '--steps', '0'])\n"
+        "except SystemExit: print(*{'torch', 'numpy', 'diffusers', 'transformers', 'PIL'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "" and done.stderr == "error: --steps 0: give a number from 1 to 1000\n"
+
+
+@pytest.mark.parametrize("program", ["core2d", "gen3d", "genvideo"])
+def test_version(program: str):
+    done = subprocess.run([BIN / program, "--version"], capture_output=True, text=True, check=True)
+    assert re.fullmatch(rf"{program} \d+\.\d+\.\d+\n", done.stdout) and done.stderr == ""
+
+
+# -- what is wrong -------------------------------------------------------------------------------------
+
+DRAW = ["text-to-image", "a red mug", "-o", "out.png"]
+BAD_WORDS = [
+    (["nonsense"], "'nonsense' is no command of core2d: its commands are text-to-image"),
+    (["toybox", "dance"], "'toybox dance' is no command"),
+    (["text-to-image", "-o", "out.png"], "no prompt"),
+    (["text-to-image", "", "-o", "out.png"], "a prompt is empty"),
+    (["text-to-image", "a mug", " \t", "-o", "out.png"], "a prompt is empty"),
+    (["text-to-image", "m" * 3000, "-o", "out.png"], "3000 characters: the limit is 1000"),
+    ([*DRAW, "--negative-prompt", "m" * 3000], "3000 characters: the limit is 1000"),
+    (["text-to-image", "a red mug"], "-o PATH, --output PATH"),
+    ([*DRAW, "--seed", "banana"], "--seed: invalid literal for int() with base 10: 'banana'"),
+    ([*DRAW, "--seed", "-1"], "--seed -1: give a number from 0"),
+    ([*DRAW, "--seed", str(2**64)], "--seed 18446744073709551616"),
+    ([*DRAW, "--seed"], "--seed"),
+    ([*DRAW, "--num-images", "0"], "--num-images 0: give a number from 1"),
+    ([*DRAW, "--steps", "1001"], "--steps 1001: give a number from 1 to 1000"),
+    ([*DRAW, "--cfg", "nan"], "--cfg nan: give a number from 0"),
+    ([*DRAW, "--scheduler", "magic"], "'magic'"),
+    ([*DRAW, "--dtype", "int8"], "'int8'"),
+    ([*DRAW, "--sed", "3"], "--sed"),
+    ([*DRAW, "--no-json"], "--no-json"),
+    ([*DRAW, "--device", "cuda:99"], "--device cuda:99: this machine has cpu"),
+    ([*DRAW, "--device", "banana"], "--device banana: this machine has cpu"),
+    (["text-to-image", "a red mug", "-o", "out.gif"], "must end in one of .png, .jpg, .jpeg, .webp"),
+    (["text-to-image", "a red mug", "-o", "out"], "must end in one of .png"),
+    (["text-to-image", "a red mug", "-o", "folder.png"], "it is a folder"),
+    (["text-to-image", "a red mug", "-o", "file.txt/out.png"], "Not a directory"),
+    (["toybox", "clip", "-o", "out.png"], "must end in one of .mp4"),
+    (["toybox", "clip", "-o", "out.mp4", "--frames", "0"], "--frames 0"),
+    (["toybox", "sheet", "-o", "out.mp4"], "must end in one of .png"),
+    (["toybox", "sheet", "-o", "out.png", "--rows", "0"], "--rows 0"),
+    (["toybox", "sample", "-o", "out.png", "--kind", "ghost"], "'ghost'"),
+    (["toybox", "sample", "-o", "out.png", "--dtype", "float16"], "float32 only"),
+    ([*DRAW, "--model", "toybox-unknown"], "toybox-unknown"),
+    ([*DRAW, "--model", "folder.png"], "folder.png"),
+    ([*DRAW, "--model", "pickled"], "safetensors"),
+]
+
+
+@pytest.fixture
+def crowded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a folder, a file and a model whose weights are a pickle in it."""
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "file.txt").touch()
+    for name, part in {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}.items():
+        (tmp_path / "pickled" / name).mkdir(parents=True)
+        (tmp_path / "pickled" / name / "config.json").write_text(json.dumps({"_class_name": part}))
+        torch.save({}, tmp_path / "pickled" / name / "diffusion_pytorch_model.bin")
+    index = {"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"],
+             "vae": ["diffusers", "AutoencoderKL"]}  # fmt: skip
+    (tmp_path / "pickled" / "model_index.json").write_text(json.dumps(index))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(("words", "reason"), BAD_WORDS, ids=[" ".join(words)[:60] for words, _ in BAD_WORDS])
+def test_bad_input_is_one_line_and_leaves_nothing(
+    crowded: Path, capfd: pytest.CaptureFixture[str], words: list[str], reason: str
+):
+    before = sorted(crowded.rglob("*"))
+    with pytest.raises(SystemExit) as leaving:
+        cli.main(words)
+    printed = capfd.readouterr()
+    assert leaving.value.code == 2
+    assert printed.err.startswith("error: ") and printed.err.count("\n") == 1 and reason in printed.err
+    assert printed.out == "" and sorted(crowded.rglob("*")) == before
+
+
+def test_bad_input_from_the_shell(tmp_path: Path):
+    command = [BIN / "core2d", *DRAW, "--model", "toybox-unknown", "--json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stdout == "" and not list(tmp_path.iterdir())
+    assert re.fullmatch(r"error: .*toybox-unknown.*\n", done.stderr)
+
+
+@pytest.mark.parametrize("program", ["gen3d", "genvideo"])
+def test_programs_without_commands_say_so(program: str):
+    done = subprocess.run([BIN / program, "make-it"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == f"error: 'make-it' is no command of {program}: it has none in this release\n"
+
+
+# -- what is right -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class GreetRecipe(recipes.Recipe):
+    """Greet someone."""
+
+    name: str = "world"
+
+
+def greet(recipe: GreetRecipe) -> cli.Result:
+    sys.stdout.write("a library that chatters\n")
+    if recipe.name == "nobody":
+        raise InputError("nobody is there")
+    return [Path(f"{recipe.name}.txt")], {"letters": len(recipe.name)}
+
+
+def run_greet(*words: str) -> None:
+    cli.run_program("hello", "A program.", {"greet": (GreetRecipe, greet)}, ["greet", *words])
+
+
+def test_stdout_is_one_object_whatever_the_libraries_print(capsys: pytest.CaptureFixture[str]):
+    run_greet("--json", "--seed", "5", "--name", "mug")
+    printed = capsys.readouterr()
+    found = json.loads(printed.out)
+    assert found["outputs"] == ["mug.txt"] and found["metrics"] == {"letters": 3} and found["seed"] == 5
+    assert printed.out.count("\n") == 1 and "chatters" in printed.err
+
+
+def test_a_person_gets_lines(capsys: pytest.CaptureFixture[str]):
+    run_greet()
+    assert re.fullmatch(r"letters: 5\nwrote world\.txt \(\d+\.\d s\)\n", capsys.readouterr().out)
+    with pytest.raises(SystemExit, match="2"):
+        run_greet("--name", "nobody")
+    assert capsys.readouterr().err.endswith("error: nobody is there\n")
+
+
+def test_models_are_listed_with_size_and_card(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "toybox-x" / "unet").mkdir(parents=True)
+    save_file({"weight": torch.zeros(1_000_000)}, tmp_path / "toybox-x" / "unet" / "model.safetensors")
+    (tmp_path / "toybox-x" / "README.md").write_text(
+        "---\nlicense: apache-2.0\n# not me\n---\n\n# The X model\n\nMore.\n"
+    )
+    monkeypatch.setattr("core2d.models.bundled", lambda: {"toybox-x": tmp_path / "toybox-x"})
+    cli.main(["models"])
+    assert capsys.readouterr().out == "toybox-x: megabytes 4, card The X model\n"
+    cli.main(["models", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert (
+        found["metrics"] == {"toybox-x": {"megabytes": 4.0, "card": "The X model"}} and found["seed"] is None
+    )
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        DRAW,
+        ["text-to-image", "-o", "out.png", "a red mug"],
+        ["text-to-image", "--output", "out.png", "a red mug"],
+    ],
+)
+def test_prompts_may_stand_anywhere(words: Sequence[str]):
+    recipe = cli.read_recipe(recipes.TextToImageRecipe, "core2d text-to-image", words[1:])
+    assert recipe == recipes.TextToImageRecipe(prompts=("a red mug",), output=Path("out.png"))

@@ -1,0 +1,79 @@
+"""A tiny task for the training loop, and a program that trains it: tests kill, interrupt and launch it.
+
+    python tests/helpers/training_task.py FOLDER '{"recipe": {"steps": 40}, "resume": true, "task": {}}'
+
+leaves the last weights and their average in FOLDER/model.safetensors and FOLDER/ema.safetensors.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from core2d.training import TrainingRecipe, step_generator, train
+
+
+class Denoiser(nn.Module):
+    """A convolution, a normalisation, dropout, and two linear maps that share their weight."""
+
+    def __init__(self, dropout: float) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(2, 4, 3, padding=1)
+        self.norm = nn.GroupNorm(2, 4)
+        self.dropout = nn.Dropout(dropout)
+        self.first = nn.Linear(64, 64)
+        self.second = nn.Linear(64, 64)
+        self.second.weight = self.first.weight
+        self.head = nn.Linear(64, 32)
+
+    def forward(self, noisy: Tensor) -> Tensor:  # (b, 2, 4, 4) -> (b, 2, 4, 4)
+        hidden = self.dropout(self.norm(self.convolution(noisy)).relu()).flatten(1)  # (b, 64)
+        return self.head(self.second(self.first(hidden).relu())).reshape(noisy.shape)
+
+
+class DenoisingTask:
+    """Predict the noise that was added to random stripes."""
+
+    def __init__(self, seed: int = 0, dropout: float = 0.1, nan_at: int = -1, delay: float = 0.0) -> None:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.model: nn.Module = Denoiser(dropout)
+        self.seed, self.nan_at, self.delay = seed, nan_at, delay
+        self.previews: list[Path] = []
+
+    def batch(self, step: int, positions: Tensor, batch_size: int) -> dict[str, Tensor]:
+        generator = step_generator(self.seed, step)
+        stripes = torch.randn(batch_size, 2, 4, 1, generator=generator).expand(-1, -1, -1, 4)  # (B, 2, 4, 4)
+        noise = torch.randn(batch_size, 2, 4, 4, generator=generator)
+        if step == self.nan_at:
+            noise[-1] = torch.nan  # in the last process's rows only
+        return {"clean": stripes[positions], "noise": noise[positions]}
+
+    def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float | Tensor]]:
+        time.sleep(self.delay)
+        error = model(batch["clean"] + batch["noise"]) - batch["noise"]
+        loss = functional.mse_loss(error, torch.zeros_like(error))
+        return loss, {"rows": float(len(error)), "absolute_error": error.abs().mean()}
+
+    def preview(self, model: nn.Module, folder: Path, step: int) -> None:
+        torch.rand(3)  # a preview may draw random numbers: training must not notice
+        save_file({"mean": next(model.parameters()).mean()[None]}, folder / f"step-{step:06d}.safetensors")
+
+
+def main(folder: Path, options: dict) -> None:
+    task = DenoisingTask(**options.get("task", {}))
+    result = train(task, TrainingRecipe(**options["recipe"]), folder, resume=options.get("resume", False))
+    weights = {name: tensor.clone() for name, tensor in task.model.state_dict().items()}
+    save_file(weights, folder / "model.safetensors")
+    save_file(result.ema, folder / "ema.safetensors")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), json.loads(sys.argv[2]))
