@@ -1,10 +1,13 @@
-"""One frozen diffusion prior, handed to everything that is built on it. There is no second way to load a model.
+"""One frozen diffusion prior, handed to everything that is built on it.
+
+There is no second way to load a model.
 
     prior = Backbone.load("toybox-sd")
     condition, unconditional = prior.encode_text(["a red mug"]), prior.encode_text([""])
-    latents = prior.encode_images(images)                       # differentiable
+    latents = prior.encode_images(images)  # differentiable
     x_t = prior.add_noise(latents, noise, t)
-    prediction = prior.predict_cfg(x_t, t, condition, unconditional, scale=5.0)     # .eps .x0 .v .alpha_t .sigma_t
+    prediction = prior.predict_cfg(x_t, t, condition, unconditional, scale=5.0)
+    prediction.eps, prediction.x0, prediction.v, prediction.alpha_t, prediction.sigma_t
 """
 
 from abc import ABC, abstractmethod
@@ -68,7 +71,9 @@ class Denoiser(ABC):
 
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
-        """(b, c, h, w) latents -> (b, 3, H, W) images in [0, 1], differentiable where they are not clipped."""
+        """(b, c, h, w) latents -> (b, 3, H, W) images in [0, 1], differentiable where they are not
+        clipped.
+        """
 
     @abstractmethod
     def network(
@@ -89,7 +94,8 @@ class Denoiser(ABC):
             x_t: (b, c, h, w) noisy latents.
             t: one step, or (b,) steps in [0, num_train_timesteps).
             condition: one row, or b.
-            camera: one view, or b (`core2d.cameras.Cameras`, or (n, 5) features); InputError if the prior knows none.
+            camera: one view, or b (`core2d.cameras.Cameras`, or (n, 5) features); InputError if the prior
+                knows none.
         """
         return self.schedule.prediction(self.network(x_t, t, condition, camera), x_t, t)
 
@@ -104,7 +110,8 @@ class Denoiser(ABC):
     ) -> tuple[Tensor, Tensor]:
         """Guided output uncond + scale (cond - uncond) and conditional output, from one call of the network.
 
-        Both halves see the camera: guidance pulls towards the words, as in MVDream (2308.16512), not towards the view.
+        Both halves see the camera: guidance pulls towards the words, as in MVDream (2308.16512), not towards
+        the view.
         """
         rows = len(x_t)
         both = TextCondition.cat([unconditional.expand(rows), condition.expand(rows)])
@@ -129,9 +136,10 @@ class Denoiser(ABC):
 
         Args:
             scale: one number, or a tensor that broadcasts against x_t; 1 is the plain conditional prediction.
-            rescale: how much of the guided contrast is pulled back to the conditional one (2305.08891 s3.4), in [0, 1].
-            rescale_on: the network's output, as in the paper and in diffusers, or x0 (as MVDream does), which does not
-                depend on what the network predicts.
+            rescale: how much of the guided contrast is pulled back to the conditional one (2305.08891 s3.4),
+                in [0, 1].
+            rescale_on: the network's output, as in the paper and in diffusers, or x0 (as MVDream does), which
+                does not depend on what the network predicts.
         """
         guided, with_text = self.network_cfg(x_t, t, condition, unconditional, scale, camera)
         if rescale and rescale_on == "output":
@@ -147,7 +155,8 @@ class Denoiser(ABC):
 class Backbone(Denoiser):
     """A published checkpoint of a known family, frozen: SD 1.x, SD 2.x, SDXL or PixArt, by its configs.
 
-    `Backbone.load` makes one. Made from modules in memory, it freezes them: hand in copies of what is in training.
+    `Backbone.load` makes one. Made from modules in memory, it freezes them: hand in copies of what is in
+    training.
 
     Args:
         family: text side and denoiser.
@@ -173,7 +182,8 @@ class Backbone(Denoiser):
         size = config.sample_size
         self.latent_size = size if isinstance(size, int) else max(size)
         self.latent_channels = config.in_channels
-        self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        self._vae_config: Any = vae.config
+        self.vae_scale_factor = 2 ** (len(self._vae_config.block_out_channels) - 1)
         self.has_camera_token = camera_token is not None
         self._cache: dict[str, TextCondition] = {}
         self._check()
@@ -187,7 +197,8 @@ class Backbone(Denoiser):
         device: str | torch.device = "cpu",
         dtype: str | torch.dtype | None = None,
     ) -> "Backbone":
-        """Load a bundled model, a diffusers folder, or a hub id that is in the local cache; never from the network.
+        """Load a bundled model, a diffusers folder, or a hub id that is in the local cache; never from the
+        network.
 
         Args:
             device: `cpu`, `cuda`, `cuda:1`, `mps`, or `auto`.
@@ -207,8 +218,12 @@ class Backbone(Denoiser):
             family,
             vae,
             read_json(folder / "scheduler" / "scheduler_config.json"),
-            load_model(CameraToken, folder / "camera_token", dtype) if (folder / "camera_token").is_dir() else None,
-            load_model(CLIPVisionModelWithProjection, folder / "image_encoder", dtype) if has_image_encoder else None,
+            load_model(CameraToken, folder / "camera_token", dtype)
+            if (folder / "camera_token").is_dir()
+            else None,
+            load_model(CLIPVisionModelWithProjection, folder / "image_encoder", dtype)
+            if has_image_encoder
+            else None,
         )
         return backbone.to(device)
 
@@ -231,8 +246,9 @@ class Backbone(Denoiser):
     def encode_text(self, prompts: list[str]) -> TextCondition:
         """One row for each prompt, cached; "" is the unconditional row.
 
-        Prompts are encoded one at a time, so that a row does not depend on its neighbours in the last bit. A prompt of
-        more tokens than the model reads raises InputError with both counts; nothing is cut silently.
+        Prompts are encoded one at a time, so that a row does not depend on its neighbours in the last bit. A
+        prompt of more tokens than the model reads raises InputError with both counts; nothing is cut
+        silently.
         """
         rows = []
         for prompt in prompts:
@@ -256,14 +272,17 @@ class Backbone(Denoiser):
     def decode(self, latents: Tensor) -> Tensor:
         values = latents.to(self.device, self.vae.dtype)
         shift, scale = self._latent_statistics(values)
-        pixels = self.vae.decode(values / scale + shift, return_dict=False)[0]  # (b, 3, H, W) in about [-1, 1]
+        encoded: Any = values / scale + shift  # (b, c, h, w)
+        pixels = self.vae.decode(encoded, return_dict=False)[0]  # (b, 3, H, W) in about [-1, 1]
         return (pixels / 2 + 0.5).clamp(0, 1).to(latents.dtype)
 
     def encode_image_embeds(self, images: Tensor) -> Tensor:
-        """(b, 3, H, W) images in [0, 1] -> (b, e) embeddings of the folder's CLIP image tower, differentiable."""
+        """(b, 3, H, W) images in [0, 1] -> (b, e) embeddings of the folder's CLIP image tower,
+        differentiable.
+        """
         if self.image_encoder is None:
             raise InputError("this model has no image encoder: its folder lacks image_encoder/")
-        side = self.image_encoder.config.image_size
+        side: Any = self.image_encoder.config.image_size
         pixels = F.interpolate(images, (side, side), mode="bicubic", antialias=True, align_corners=False)
         mean, std = (pixels.new_tensor(values).view(1, 3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
         pixels = ((pixels.clamp(0, 1) - mean) / std).to(self.device, self.image_encoder.dtype)
@@ -284,7 +303,9 @@ class Backbone(Denoiser):
     def _view_tokens(self, camera: Camera, rows: int) -> Tensor:
         """(b, 1, d) tokens of one view, or of one for each sample."""
         if self.camera_token is None:
-            raise InputError("this model has no camera token: describe the view in the prompt, or use one that has")
+            raise InputError(
+                "this model has no camera token: describe the view in the prompt, or use one that has"
+            )
         features = camera_features(camera).to(self.device, self.dtype)  # (n, 5)
         if len(features) not in (1, rows):
             raise ValueError(f"{len(features)} cameras for {rows} samples; give one, or one for each")
@@ -292,7 +313,7 @@ class Backbone(Denoiser):
 
     def _latent_statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Shift and scale, each (1, c or 1, 1, 1): latents = (encoder output - shift) * scale."""
-        config = self.vae.config
+        config = self._vae_config
         mean = getattr(config, "latents_mean", None) or [getattr(config, "shift_factor", None) or 0.0]
         deviation = getattr(config, "latents_std", None) or [1.0]
         scale = [config.scaling_factor / value for value in deviation]
@@ -306,7 +327,7 @@ class Backbone(Denoiser):
 
     def _check(self) -> None:
         """Refuse checkpoints that would run and mean something else."""
-        inputs, latents = self.latent_channels, self.vae.config.latent_channels
+        inputs, latents = self.latent_channels, self._vae_config.latent_channels
         if inputs != latents:
             raise InputError(
                 f"the denoiser takes {inputs} channels and the autoencoder makes {latents}: "
@@ -317,7 +338,9 @@ class Backbone(Denoiser):
 
 
 def rescale_contrast(guided: Tensor, with_text: Tensor, amount: float) -> Tensor:
-    """Pull the standard deviation of each guided sample towards that of the conditional one (2305.08891 s3.4)."""
+    """Pull the standard deviation of each guided sample towards that of the conditional one (2305.08891
+    s3.4).
+    """
     axes = tuple(range(1, guided.ndim))
     factor = with_text.std(dim=axes, keepdim=True) / guided.std(dim=axes, keepdim=True)  # (b, 1, 1, 1)
     return amount * guided * factor + (1 - amount) * guided

@@ -1,9 +1,9 @@
 """The camera token: one more context token that says from where the object is seen.
 
 It is an ordinary context token with its own small projector, in the sub-folder `camera_token/` that
-`model_index.json` does not name. So the UNet stays an ordinary Stable Diffusion UNet which stock diffusers opens,
-while a backbone that finds the sub-folder can be asked for a view (the idea of MVDream, 2308.16512 s3.2, which adds
-its camera embedding to the time embedding instead).
+`model_index.json` does not name. So the UNet stays an ordinary Stable Diffusion UNet which stock diffusers
+opens, while a backbone that finds the sub-folder can be asked for a view (the idea of MVDream, 2308.16512
+s3.2, which adds its camera embedding to the time embedding instead).
 """
 
 import torch
@@ -37,11 +37,12 @@ class CameraToken(ModelMixin, ConfigMixin):
 
 
 def camera_features(camera) -> Tensor:
-    """The (n, 5) numbers [sin az, cos az, sin el, cos el, radius] of a view; angles in radians, radius in metres.
+    """The (n, 5) numbers [sin az, cos az, sin el, cos el, radius] of a view; angles in radians, radius in
+    metres.
 
     Args:
-        camera: a `core2d.cameras.Cameras` (anything with `azimuth`, `elevation` and `radius` tensors of shape (n,)),
-            or a tensor that already holds the features.
+        camera: a `core2d.cameras.Cameras` (anything with `azimuth`, `elevation` and `radius` tensors of shape
+            (n,)), or a tensor that already holds the features.
     """
     if isinstance(camera, Tensor):
         if camera.ndim != 2 or camera.shape[1] != CAMERA_FEATURES:

@@ -7,7 +7,6 @@ wrong argument, so the function imports its system when it is called.
 import contextlib
 import io
 import itertools
-import os
 import re
 import sys
 import time
@@ -107,7 +106,6 @@ def run_program(
         recipe.check()
         if getattr(recipe, "device", "auto") not in ("auto", "cpu"):
             pick_device(recipe.device)  # a device that is not there is refused before anything is loaded
-        quieten_libraries()
         with contextlib.redirect_stdout(sys.stderr):  # stdout belongs to the report
             outputs, metrics = follow(recipe)
         report(outputs, metrics, getattr(recipe, "seed", None), started, recipe.json)
@@ -157,10 +155,3 @@ def first_complaint(box: str) -> str:
 
 def _is_rule(line: str) -> bool:
     return not line.strip("─-╭╮╰╯")
-
-
-def quieten_libraries() -> None:
-    """Keep the advice of the model libraries out of stderr, unless the user asked for it."""
-    for variable in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
-        os.environ.setdefault(variable, "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -1,7 +1,7 @@
 """An exact prior: the best possible denoiser of a finite set of latents, with the interface of a backbone.
 
-If the data are n latents x_i with weights p_i, then x_t = alpha x_i + sigma eps is a mixture of n Gaussians and the mean
-of x0 given x_t is known (empirical Bayes, 2206.00364 appendix B.3):
+If the data are n latents x_i with weights p_i, then x_t = alpha x_i + sigma eps is a mixture of n Gaussians
+and the mean of x0 given x_t is known (empirical Bayes, 2206.00364 appendix B.3):
 
     E[x0 | x_t] = sum_i w_i x_i,    w = softmax(log p_i - |x_t - alpha x_i|^2 / (2 sigma^2))
 
@@ -42,8 +42,9 @@ def mentions(prompt: str, caption: str) -> bool:
 class OracleBackbone(Denoiser):
     """Exact scores of a set of latents. A prompt, and a camera, restrict the set that is averaged over.
 
-    A `TextCondition` of an oracle holds the weights p_i as its tokens (b, n, 1), so conditions may also be mixed. The
-    unconditional one weighs all latents the same. A camera keeps the latents of the nearest view in the selection.
+    A `TextCondition` of an oracle holds the weights p_i as its tokens (b, n, 1), so conditions may also be
+    mixed. The unconditional one weighs all latents the same. A camera keeps the latents of the nearest view
+    in the selection.
 
     Args:
         latents: (n, c, h, w), or images in [-1, 1] as (n, 3, h, w) where `autoencoder` is None.
@@ -81,7 +82,9 @@ class OracleBackbone(Denoiser):
         self.device = latents.device
 
     def encode_text(self, prompts: list[str]) -> TextCondition:
-        """(b, n, 1) weights of the set for each prompt; InputError if a prompt asks for nothing that is in it."""
+        """(b, n, 1) weights of the set for each prompt; InputError if a prompt asks for nothing that is in
+        it.
+        """
         return TextCondition(torch.stack([self._weights(prompt) for prompt in prompts])[..., None])
 
     def _weights(self, prompt: str) -> Tensor:
@@ -97,10 +100,14 @@ class OracleBackbone(Denoiser):
         return weights / weights.sum()
 
     def encode_images(self, images: Tensor, generator: Generators | None = None) -> Tensor:
-        return 2 * images - 1 if self.autoencoder is None else self.autoencoder.encode_images(images, generator)
+        return (
+            2 * images - 1 if self.autoencoder is None else self.autoencoder.encode_images(images, generator)
+        )
 
     def decode(self, latents: Tensor) -> Tensor:
-        return (latents / 2 + 0.5).clamp(0, 1) if self.autoencoder is None else self.autoencoder.decode(latents)
+        return (
+            (latents / 2 + 0.5).clamp(0, 1) if self.autoencoder is None else self.autoencoder.decode(latents)
+        )
 
     def network(
         self, x_t: Tensor, t: int | Tensor, condition: TextCondition, camera: Camera | None = None
@@ -123,7 +130,9 @@ class OracleBackbone(Denoiser):
         return (posterior @ clean).view_as(x_t)
 
     def _nearest_views(self, camera: Camera, weights: Tensor) -> Tensor:
-        """(b, n) 1 where a latent of the selection is seen from (all but) the nearest view to that of the row."""
+        """(b, n) 1 where a latent of the selection is seen from (all but) the nearest view to that of the
+        row.
+        """
         if self.views is None:
             raise InputError("this oracle has no cameras: describe the view in the prompt")
         wanted = camera_features(camera).double().to(self.device).expand(len(weights), -1)  # (b, 5)

@@ -1,7 +1,7 @@
 """What each command of `core2d` can be asked for: frozen dataclasses, whose docstrings become `--help`.
 
 Nothing here imports torch, so that `--help` and wrong arguments are answered at once. `check()` refuses
-what can be refused without looking at a model or a device; every system calls it first.
+what can be refused without loading a model or asking for a device; every system calls it first.
 """
 
 import math
@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import tyro
 
 from core2d.errors import InputError
+from core2d.models import resolve
 from core2d.run import IMAGE_SUFFIXES, check_output
 
 LONGEST_PROMPT = 1000  # characters; no text encoder that we know reads as much
@@ -45,7 +46,7 @@ class TextToImageRecipe(Recipe):
     """Draw images from text with a diffusion prior."""
 
     prompts: Prompts
-    """What to draw. Several prompts make one sheet with a row for each."""
+    """What to draw. Several images make one sheet; the single ones lie in a folder beside it."""
     output: Output
     """Image to write: .png, .jpg or .webp."""
     model: str = "toybox-sd"
@@ -57,7 +58,7 @@ class TextToImageRecipe(Recipe):
     negative_prompt: str = ""
     """What the images should not show."""
     num_images: int = 1
-    """Images for each prompt, side by side."""
+    """Images for each prompt: those of one prompt stand in one row."""
     scheduler: Literal["ddim", "ddpm", "dpm++", "euler"] = "ddim"
     """How the noise is taken away step by step."""
 
@@ -75,6 +76,7 @@ class TextToImageRecipe(Recipe):
         check_between("--cfg", self.cfg, 0, 100)
         check_between("--num-images", self.num_images, 1, 1024)
         check_output(self.output, IMAGE_SUFFIXES)
+        resolve(self.model)
 
 
 @dataclass(frozen=True, kw_only=True)

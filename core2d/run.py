@@ -1,6 +1,6 @@
 """The ground that every command stands on: outputs that are whole or absent, run folders, one report.
 
-Imports nothing heavy: torch and tqdm come in when they are needed.
+Imports nothing heavy: torch comes in when it is needed.
 """
 
 import contextlib
@@ -19,14 +19,12 @@ from dataclasses import asdict, is_dataclass
 from importlib import metadata
 from json import dumps, loads
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from core2d.errors import InputError
 
 if TYPE_CHECKING:
     import torch
-
-Item = TypeVar("Item")
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")  # what core2d.media writes
 VERSIONS_OF = ("liftkit", "torch", "diffusers", "transformers", "numpy", "numba")
@@ -290,13 +288,6 @@ def peak_memory_gb() -> float:
     except ImportError:
         return math.nan
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e9, 3)  # bytes on macOS
-
-
-def progress(items: Iterable[Item], total: int | None = None, label: str = "") -> Iterable[Item]:
-    """Go through `items` with a bar on stderr, where stderr is a terminal."""
-    from tqdm import tqdm
-
-    return tqdm(items, total=total, desc=label or None, disable=None, leave=False, file=sys.stderr)
 
 
 # -- devices -------------------------------------------------------------------------------------------

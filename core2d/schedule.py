@@ -1,9 +1,11 @@
-"""Noise schedules, and the conversions between what networks predict. Every such formula of the project is here.
+"""Noise schedules, and the conversions between what networks predict. Every such formula of the project is
+here.
 
-Every diffusion of the project is x_t = alpha_t x0 + sigma_t eps. Variance-preserving checkpoints (SD, PixArt) have
-alpha_t = sqrt(abar_t), sigma_t = sqrt(1 - abar_t) at integer steps; flow-matching checkpoints have alpha_t = 1 - t/T,
-sigma_t = t/T at real steps. A network predicts one of eps, x0, v = alpha_t eps - sigma_t x0 (2202.00512), or the flow
-velocity eps - x0 (2210.02747); `NoiseSchedule.prediction` turns any of them into all of them.
+Every diffusion of the project is x_t = alpha_t x0 + sigma_t eps. Variance-preserving checkpoints (SD, PixArt)
+have alpha_t = sqrt(abar_t), sigma_t = sqrt(1 - abar_t) at integer steps; flow-matching checkpoints have
+alpha_t = 1 - t/T, sigma_t = t/T at real steps. A network predicts one of eps, x0, v = alpha_t eps - sigma_t
+x0 (2202.00512), or the flow velocity eps - x0 (2210.02747); `NoiseSchedule.prediction` turns any of them into
+all of them.
 """
 
 import math
@@ -54,13 +56,19 @@ class NoiseSchedule:
         num_train_timesteps: int = 1000,
     ):
         if prediction_type not in get_args(PredictionType):
-            raise InputError(f"prediction type {prediction_type!r} is none of {', '.join(get_args(PredictionType))}")
+            raise InputError(
+                f"prediction type {prediction_type!r} is none of {', '.join(get_args(PredictionType))}"
+            )
         if (alphas_cumprod is None) != (prediction_type == "flow"):
             raise InputError("a flow-matching checkpoint has no alphas_cumprod, any other one has")
         if prediction_type == "epsilon" and alphas_cumprod is not None and alphas_cumprod[-1] <= 0:
-            raise InputError("a schedule that ends in pure noise (zero terminal SNR) cannot predict epsilon: use v")
+            raise InputError(
+                "a schedule that ends in pure noise (zero terminal SNR) cannot predict epsilon: use v"
+            )
         self.prediction_type: PredictionType = prediction_type
-        self.alphas_cumprod = None if alphas_cumprod is None else alphas_cumprod.double()  # float64: sqrt is exact
+        self.alphas_cumprod = (
+            None if alphas_cumprod is None else alphas_cumprod.double()
+        )  # float64: sqrt is exact
         self.num_train_timesteps = num_train_timesteps if alphas_cumprod is None else len(alphas_cumprod)
 
     @classmethod
@@ -87,7 +95,9 @@ class NoiseSchedule:
             alpha = 1 - sigma  # (b,)
         else:
             if t.is_floating_point():
-                raise ValueError("this schedule has integer steps; round t before asking for its alpha and sigma")
+                raise ValueError(
+                    "this schedule has integer steps; round t before asking for its alpha and sigma"
+                )
             self.alphas_cumprod = self.alphas_cumprod.to(like.device)
             alpha_squared = self.alphas_cumprod[t]  # (T,) at (b,) -> (b,)
             alpha, sigma = alpha_squared.sqrt(), (1 - alpha_squared).sqrt()  # (b,)
@@ -102,7 +112,9 @@ class NoiseSchedule:
     def prediction(
         self, output: Tensor, x_t: Tensor, t: int | Tensor, kind: PredictionType | None = None
     ) -> Prediction:
-        """Everything that follows from a network's output at x_t; `kind` if it is not what the checkpoint predicts."""
+        """Everything that follows from a network's output at x_t; `kind` if it is not what the checkpoint
+        predicts.
+        """
         kind = kind or self.prediction_type
         alpha, sigma = self.alpha_sigma(t, x_t)
         if kind == "epsilon":
@@ -120,7 +132,9 @@ class NoiseSchedule:
         return Prediction(eps=eps, x0=x0, v=alpha * eps - sigma * x0, alpha_t=alpha, sigma_t=sigma)
 
     def output(self, prediction: Prediction) -> Tensor:
-        """The part of a prediction that the checkpoint's own network would give: the inverse of `prediction`."""
+        """The part of a prediction that the checkpoint's own network would give: the inverse of
+        `prediction`.
+        """
         if self.prediction_type == "epsilon":
             return prediction.eps
         if self.prediction_type == "sample":

@@ -1,10 +1,10 @@
 """Images from text with a diffusion prior and classifier-free guidance.
 
+It samples what `StableDiffusionPipeline` samples from the same folder with the same generators, and adds
+views (the camera token), one generator for each sample, and batches that fit into memory.
+
     pipeline = TextToImage.from_pretrained("toybox-sd")
     image = pipeline("a red mug", seed=0).images[0]
-
-It samples what `StableDiffusionPipeline` samples from the same folder with the same generators, and adds views (the
-camera token), one generator for each sample, and batches that fit into memory.
 """
 
 import inspect
@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import diffusers.schedulers
+import diffusers
 import numpy as np
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
@@ -29,7 +29,8 @@ from core2d.camera_token import camera_features
 from core2d.errors import InputError
 from core2d.media import image_grid, save_image
 from core2d.models.families import TextCondition
-from core2d.models.loading import quiet_libraries, save_model
+from core2d.models.loading import save_model
+from core2d.models.schedulers import make_scheduler
 from core2d.recipes import TextToImageRecipe
 from core2d.run import atomic_path, pick_device, pick_dtype, plain, write_json
 
@@ -37,24 +38,15 @@ LARGEST_BATCH = 64
 POSITIONS_AT_ONCE = 32_768  # latent positions in one call of the denoiser: 8 images of SD 1.5
 POSITIONS_DECODED = 8_192  # the decoder works at full resolution, on fewer images
 
-# Class, and settings for folders whose own scheduler has no such setting. What a folder says comes first.
-SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "ddim": ("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": False}),
-    "ddpm": ("DDPMScheduler", {"clip_sample": False}),
-    "dpm++": ("DPMSolverMultistepScheduler", {}),
-    "euler": ("EulerDiscreteScheduler", {}),
-    "euler-a": ("EulerAncestralDiscreteScheduler", {}),
-    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
-    "unipc": ("UniPCMultistepScheduler", {}),
-}
-
 OutputType = Literal["pil", "pt", "np", "latent"]
 StepCallback = Callable[["TextToImage", int, Any, dict[str, Tensor]], dict[str, Tensor] | None]
 
 
 @dataclass(frozen=True)
 class TextToImageOutput:
-    """`images`: PIL images, or all in one array: (n, 3, H, W) torch or (n, H, W, 3) NumPy in [0, 1], or latents."""
+    """`images`: PIL images, or all in one array: (n, 3, H, W) torch or (n, H, W, 3) NumPy in [0, 1], or
+    latents.
+    """
 
     images: Any
 
@@ -64,12 +56,13 @@ class TextToImage:
 
     Args:
         backbone: a `Backbone`, or an oracle.
-        scheduler: a diffusers scheduler, the name of one (see `SCHEDULERS`), or None for that of the model's folder.
+        scheduler: a diffusers scheduler, the name of one (see `core2d.models.schedulers`), or None for the one of
+            the model's folder.
     """
 
     def __init__(self, backbone: Denoiser, scheduler: SchedulerMixin | str | None = None):
         self.backbone = backbone
-        self.scheduler = make_scheduler(backbone, scheduler)
+        self.scheduler = make_scheduler(backbone.scheduler_config, scheduler)
 
     @classmethod
     def from_pretrained(
@@ -82,7 +75,8 @@ class TextToImage:
         return cls(Backbone.load(name_or_folder, device, dtype))
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-        """Write an ordinary diffusers folder, which stock pipelines open too; weights in `dtype` if one is given.
+        """Write an ordinary diffusers folder, which stock pipelines open too; weights in `dtype` if one is
+        given.
 
         A model that is in the folder already is replaced, anything else there is refused.
         """
@@ -122,7 +116,7 @@ class TextToImage:
         output_type: OutputType = "pil",
         callback_on_step_end: StepCallback | None = None,
         return_dict: bool = True,
-    ) -> TextToImageOutput | tuple[Any]:
+    ) -> TextToImageOutput:
         """Draw n = prompts x `num_images_per_prompt` images, those of one prompt side by side.
 
         Args:
@@ -130,34 +124,50 @@ class TextToImage:
             guidance_scale: uncond + scale (cond - uncond); 1 and less switch guidance off, as in diffusers.
             guidance_rescale: in [0, 1], against over-saturation (2305.08891 s3.4).
             generator: one for each sample, in the order of the images; a single one for a single image.
-            seed: instead of generators: image i of every prompt starts from seed + i, whatever else is drawn with it.
-            camera: one view, or n (`core2d.cameras.Cameras` or (n, 5) features), where the model has a camera token.
+            seed: instead of generators: image i of every prompt starts from seed + i, whatever else is drawn
+                with it.
+            camera: one view, or n (`core2d.cameras.Cameras` or (n, 5) features), where the model has a camera
+                token.
             scheduler: another one for this call, by name or made.
             height, width: in pixels, multiples of the autoencoder's factor; those of training by default.
             latents: (n, c, h, w) standard normal noise to start from.
-            batch_size: samples at once; by default as many as reasonably fit, at most 64. It does not change results.
-            callback_on_step_end: called as (pipeline, step, timestep, {"latents": ...}) in each step of each batch; may
-                return a dict with other latents.
+            batch_size: samples at once; by default as many as reasonably fit, at most 64. It does not change
+                results.
+            callback_on_step_end: called as (pipeline, step, timestep, {"latents": ...}) in each step of each
+                batch; may return a dict with other latents.
 
         Raises:
-            InputError: an empty or too long prompt, a size or a number of steps that is not possible, arguments that
-                this model cannot honour.
+            InputError: an empty or too long prompt, a size or a number of steps that is not possible,
+                arguments that this model cannot honour.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         count = len(prompts) * num_images_per_prompt
-        _check(prompts, num_inference_steps, num_images_per_prompt, guidance_scale, negative_prompt, guidance_rescale)
+        _check(prompts, num_images_per_prompt, guidance_scale, negative_prompt, guidance_rescale)
+        most = self.backbone.num_train_timesteps
+        if not 1 <= num_inference_steps <= most:
+            raise InputError(f"{num_inference_steps} denoising steps are not possible: give 1 to {most}")
+        if batch_size is not None and batch_size < 1:
+            raise InputError(f"a batch size of {batch_size} is not possible: give 1 or more")
         if output_type not in ("pil", "pt", "np", "latent"):
             raise InputError(f"output type {output_type!r} is none of pil, pt, np, latent")
         shape = (count, *self._latent_shape(height, width))
         generators = _generators(generator, seed, len(prompts), num_images_per_prompt)
-        noise = randn_tensor(shape, generators, self.backbone.device) if latents is None else latents  # (n, c, h, w)
+        noise = (
+            randn_tensor(shape, generators, self.backbone.device) if latents is None else latents
+        )  # (n, c, h, w)
         if noise.shape != shape:
             raise InputError(f"latents have shape {tuple(noise.shape)} where {shape} is needed")
         condition = self.backbone.encode_text(prompts).repeat_interleave(num_images_per_prompt)  # n rows
         unconditional = None
         if guidance_scale > 1:
-            negatives = negative_prompt if isinstance(negative_prompt, list) else [negative_prompt or ""] * len(prompts)
-            unconditional = self.backbone.encode_text(negatives).repeat_interleave(num_images_per_prompt)  # n rows
+            negatives = (
+                negative_prompt
+                if isinstance(negative_prompt, list)
+                else [negative_prompt or ""] * len(prompts)
+            )
+            unconditional = self.backbone.encode_text(negatives).repeat_interleave(
+                num_images_per_prompt
+            )  # n rows
         view = None if camera is None else camera_features(camera)  # (n or 1, 5)
         if view is not None and len(view) not in (1, count):
             raise InputError(f"{len(view)} cameras for {count} images: give one, or one for each")
@@ -166,7 +176,7 @@ class TextToImage:
         at_once = batch_size or max(1, min(LARGEST_BATCH, POSITIONS_AT_ONCE // positions))
         done = []
         for rows in (slice(start, start + at_once) for start in range(0, count, at_once)):
-            step = make_scheduler(self.backbone, self.scheduler if scheduler is None else scheduler)
+            step = make_scheduler(self.backbone.scheduler_config, scheduler or self.scheduler)
             step.set_timesteps(num_inference_steps, device=self.backbone.device)
             guide = _Guidance(
                 self.backbone,
@@ -176,10 +186,10 @@ class TextToImage:
                 guidance_rescale,
                 view if view is None or len(view) == 1 else view[rows],
             )
-            start = noise[rows].to(self.backbone.device) * step.init_noise_sigma
+            start = noise[rows].to(self.backbone.device) * getattr(step, "init_noise_sigma", 1.0)
             done.append(self._denoise(start, step, guide, generators[rows], callback_on_step_end))
         images = self._finish(torch.cat(done), output_type, max(1, POSITIONS_DECODED // positions))
-        return TextToImageOutput(images) if return_dict else (images,)
+        return TextToImageOutput(images) if return_dict else (images,)  # pyright: ignore[reportReturnType]
 
     def _denoise(
         self,
@@ -193,8 +203,11 @@ class TextToImage:
         # Some solvers take no generator; those that do draw the noise of each sample from its own.
         takes_generators = "generator" in inspect.signature(scheduler.step).parameters
         options = {"generator": generators} if takes_generators else {}
+        scaled = getattr(
+            scheduler, "scale_model_input", lambda sample, _t: sample
+        )  # those of flow models do not scale
         for index, t in enumerate(scheduler.timesteps):
-            output = guide(scheduler.scale_model_input(latents, t), t)
+            output = guide(scaled(latents, t), t)
             latents = scheduler.step(output, t, latents, return_dict=False, **options)[0]
             if callback is not None:
                 latents = (callback(self, index, t, {"latents": latents}) or {}).get("latents", latents)
@@ -216,7 +229,9 @@ class TextToImage:
         sides = [self.backbone.image_size if side is None else side for side in (height, width)]
         for side in sides:
             if side < factor or side % factor:
-                raise InputError(f"an image side of {side} pixels is not possible: give a multiple of {factor}")
+                raise InputError(
+                    f"an image side of {side} pixels is not possible: give a multiple of {factor}"
+                )
         return self.backbone.latent_channels, sides[0] // factor, sides[1] // factor
 
 
@@ -240,28 +255,10 @@ class _Guidance:
         return rescale_contrast(guided, with_text, self.rescale) if self.rescale else guided
 
 
-def make_scheduler(backbone: Denoiser, scheduler: SchedulerMixin | str | None = None) -> Any:
-    """A fresh scheduler for the noise of a backbone: by name, like a given one, or that of the model's folder."""
-    config, defaults = backbone.scheduler_config, {}
-    if isinstance(scheduler, str):
-        if scheduler not in SCHEDULERS:
-            raise InputError(f"unknown scheduler {scheduler!r}: give one of {', '.join(SCHEDULERS)}")
-        if backbone.schedule.is_flow:
-            raise InputError(f"scheduler {scheduler!r} does not fit a flow-matching model: leave it to the model")
-        class_name, defaults = SCHEDULERS[scheduler]
-    elif scheduler is not None:
-        class_name, config = type(scheduler).__name__, scheduler.config  # pyright: ignore[reportAttributeAccessIssue]
-    else:
-        class_name = config.get("_class_name", "")
-    scheduler_class = getattr(diffusers.schedulers, class_name, None)
-    if not (isinstance(scheduler_class, type) and issubclass(scheduler_class, SchedulerMixin)):
-        raise InputError(f"the model's scheduler {class_name!r} is none of diffusers'")
-    with quiet_libraries():
-        return scheduler_class.from_config({**defaults, **config})  # pyright: ignore[reportAttributeAccessIssue]
-
-
 def model_index(backbone: Backbone, scheduler: Any) -> dict[str, Any]:
-    """The content of `model_index.json`: library and class of each component, and the pipeline's own settings."""
+    """The content of `model_index.json`: library and class of each component, and the pipeline's own
+    settings.
+    """
     family = backbone.family
     settings = {name: value for name, value in family.index.items() if not isinstance(value, list)}
     index = {"_class_name": family.pipeline_name, **settings, "_diffusers_version": diffusers.__version__}
@@ -269,14 +266,15 @@ def model_index(backbone: Backbone, scheduler: Any) -> dict[str, Any]:
     components |= {"vae": backbone.vae, "scheduler": scheduler}
     if backbone.image_encoder is not None:
         components["image_encoder"] = backbone.image_encoder
-    index |= {name: [type(part).__module__.split(".")[0], type(part).__name__] for name, part in components.items()}
+    index |= {
+        name: [type(part).__module__.split(".")[0], type(part).__name__] for name, part in components.items()
+    }
     absent = family.optional_components - components.keys()
-    return index | dict.fromkeys(sorted(absent), [None, None])
+    return index | {name: [None, None] for name in sorted(absent)}
 
 
 def _check(
     prompts: list[str],
-    steps: int,
     images: int,
     scale: float,
     negative_prompt: str | list[str] | None,
@@ -284,16 +282,18 @@ def _check(
 ) -> None:
     if not prompts or any(not prompt.strip() for prompt in prompts):
         raise InputError('a prompt is empty: say what to draw, such as "a red mug"')
-    if steps < 1:
-        raise InputError(f"{steps} denoising steps are not possible: give 1 or more")
     if images < 1:
         raise InputError(f"{images} images for each prompt are not possible: give 1 or more")
     if isinstance(negative_prompt, list) and len(negative_prompt) != len(prompts):
-        raise InputError(f"{len(negative_prompt)} negative prompts for {len(prompts)} prompts: give one for each")
+        raise InputError(
+            f"{len(negative_prompt)} negative prompts for {len(prompts)} prompts: give one for each"
+        )
     if not 0 <= rescale <= 1:
         raise InputError(f"a guidance rescale of {rescale} is not possible: give 0 to 1")
     if scale <= 1 and (negative_prompt or rescale):
-        raise InputError(f"a guidance scale of {scale} switches guidance off: no negative prompt or rescale then")
+        raise InputError(
+            f"a guidance scale of {scale} switches guidance off: no negative prompt or rescale then"
+        )
 
 
 def _generators(
@@ -319,8 +319,9 @@ def _generators(
 def run(recipe: TextToImageRecipe) -> tuple[list[Path], Mapping[str, Any]]:
     """Follow `core2d text-to-image`.
 
-    One image is the output itself. Of several, the output is a sheet, with a row for each prompt where each has several
-    images, and the single images are `000.png`, `001.png`, ... in a folder beside it of the same name without suffix.
+    One image is the output itself. Of several, the output is a sheet, with a row for each prompt where each
+    has several images, and the single images are `000.png`, `001.png`, ... in a folder beside it of the same
+    name without suffix.
     """
     recipe.check()
     count = len(recipe.prompts) * recipe.num_images
@@ -378,4 +379,6 @@ def _check_folder(folder: Path) -> None:
     if folder.is_dir() and all(re.fullmatch(r"\d{3,}\.\w+", path.name) for path in folder.iterdir()):
         return
     if folder.exists():
-        raise InputError(f"the single images would replace {folder}, which holds something else: name another output")
+        raise InputError(
+            f"the single images would replace {folder}, which holds something else: name another output"
+        )

@@ -55,10 +55,13 @@ def test_arrows_point_down(package: str, forbidden: set[str]):
     assert files
     for file in files:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom):
-                assert node.level == 0, f"{file} line {node.lineno}: a relative import"
                 names = [node.module or ""]
+                assert node.level == 0, f"{file} line {node.lineno}: a relative import"
+            elif isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            else:
+                continue
             imported = {name.split(".")[0] for name in names}
             assert not imported & forbidden, f"{file} line {node.lineno} imports {imported & forbidden}"
 

@@ -1,4 +1,6 @@
-"""Where models lie: the bundled ones, folders of the user, and the local Hugging Face cache. No torch here."""
+"""Where models lie: the bundled ones, folders of the user, and the local Hugging Face cache. No torch
+here.
+"""
 
 from pathlib import Path
 
@@ -6,7 +8,9 @@ from core2d.errors import InputError
 
 
 def assets_folder() -> Path:
-    """The folder of bundled models and example inputs: `assets/` of a checkout, `core2d/_assets` of a wheel."""
+    """The folder of bundled models and example inputs: `assets/` of a checkout, `core2d/_assets` of a
+    wheel.
+    """
     package = Path(__file__).resolve().parent.parent
     installed = package / "_assets"
     return installed if installed.is_dir() else package.parent / "assets"
@@ -34,11 +38,15 @@ def resolve(name_or_folder: str | Path) -> Path:
     if cached is not None:
         return cached
     known = ", ".join(models) or "none"
-    raise InputError(f"no model {str(name_or_folder)!r}: not a folder, and not a bundled model (bundled: {known})")
+    raise InputError(
+        f"no model {str(name_or_folder)!r}: not a folder, and not a bundled model (bundled: {known})"
+    )
 
 
 def _cached_snapshot(hub_id: str) -> Path | None:
-    """The snapshot of a hub id like `owner/name` in the local Hugging Face cache, if it was downloaded before."""
+    """The snapshot of a hub id like `owner/name` in the local Hugging Face cache, if it was downloaded
+    before.
+    """
     owner, slash, name = hub_id.partition("/")
     if not (owner and slash and name) or "/" in name:
         return None

@@ -1,10 +1,11 @@
 """The families of latent diffusion models: how each reads a prompt and how its denoiser is called.
 
 A family holds the text side and the denoiser of a checkpoint and hides their differences behind two methods:
-`encode(prompt)`, and `network(x_t, t, condition, size)`, which gives the network's own output. Which family a folder is
-of, its configs decide.
+`encode(prompt)`, and `network(x_t, t, condition, size)`, which gives the network's own output. Which family a
+folder is of, its configs decide.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -42,23 +43,24 @@ class TextCondition:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def _map(self, change) -> "TextCondition":
-        parts = (self.tokens, self.pooled, self.mask)
-        return TextCondition(*(None if part is None else change(part) for part in parts))
+    def map(self, change: Callable[[Tensor], Tensor]) -> "TextCondition":
+        """The same change of every part."""
+        parts = (None if part is None else change(part) for part in (self.pooled, self.mask))
+        return TextCondition(change(self.tokens), *parts)
 
     def __getitem__(self, rows: slice | list[int] | Tensor) -> "TextCondition":
         """Some of the rows; a condition again, so ask with a slice or a list."""
-        return self._map(lambda part: part[rows])
+        return self.map(lambda part: part[rows])
 
     def repeat_interleave(self, times: int) -> "TextCondition":
         """Every row `times` times, one after the other: (b, ...) -> (b times, ...)."""
-        return self._map(lambda part: part.repeat_interleave(times, dim=0))
+        return self.map(lambda part: part.repeat_interleave(times, dim=0))
 
     def expand(self, rows: int) -> "TextCondition":
         """One row seen as many; as it is if it has that many already."""
         if len(self) not in (1, rows):
             raise ValueError(f"{len(self)} conditions for {rows} samples; give one, or one for each")
-        return self if len(self) == rows else self._map(lambda part: part.expand(rows, *part.shape[1:]))
+        return self if len(self) == rows else self.map(lambda part: part.expand(rows, *part.shape[1:]))
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "TextCondition":
         """On a device, tokens and pooled in a dtype."""
@@ -76,8 +78,13 @@ class TextCondition:
     @staticmethod
     def cat(conditions: "list[TextCondition]") -> "TextCondition":
         """All rows of several conditions of one backbone."""
-        columns = zip(*((one.tokens, one.pooled, one.mask) for one in conditions), strict=True)
-        return TextCondition(*(None if parts[0] is None else torch.cat(parts) for parts in columns))
+        pooled = [one.pooled for one in conditions if one.pooled is not None]
+        masks = [one.mask for one in conditions if one.mask is not None]
+        return TextCondition(
+            torch.cat([one.tokens for one in conditions]),
+            pooled=torch.cat(pooled) if pooled else None,
+            mask=torch.cat(masks) if masks else None,
+        )
 
 
 class Family:
@@ -87,7 +94,9 @@ class Family:
     denoiser_name: ClassVar[str] = "unet"
     models: ClassVar[dict[str, type[nn.Module]]]
     tokenizers: ClassVar[dict[str, type[PreTrainedTokenizerBase]]]
-    optional_components: ClassVar[frozenset[str]] = frozenset()  # which `model_index.json` names even if absent
+    optional_components: ClassVar[frozenset[str]] = (
+        frozenset()
+    )  # which `model_index.json` names even if absent
 
     def __init__(self, parts: dict[str, Any], index: dict[str, Any]):
         """`index` is the content of `model_index.json`: the class of the pipeline, and its settings."""
@@ -111,14 +120,17 @@ class Family:
         return min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
 
     def token_ids(self, prompt: str, tokenizer: str = "tokenizer") -> tuple[Tensor, Tensor]:
-        """Ids and mask (1, n), padded to the length that the encoder reads; a longer prompt is refused, not cut."""
+        """Ids and mask (1, n), padded to the length that the encoder reads; a longer prompt is refused, not
+        cut.
+        """
         device = self.parts["text_encoder"].device
         read = self.parts[tokenizer]
         count = len(read(prompt, verbose=False).input_ids)
         if count > self.max_tokens:
+            start = prompt[:40] + "..." if len(prompt) > 40 else prompt
             raise InputError(
-                f"the prompt has {count} tokens and the model reads {self.max_tokens}, start and end included: "
-                f"shorten {prompt[:40] + '...' if len(prompt) > 40 else prompt!r}"
+                f"the prompt {start!r} has {count} tokens and the model reads {self.max_tokens}, "
+                "start and end included: shorten it"
             )
         tokens = read(prompt, padding="max_length", max_length=self.max_tokens, return_tensors="pt")
         return tokens.input_ids.to(device), tokens.attention_mask.to(device)
@@ -128,15 +140,17 @@ class Family:
         raise NotImplementedError
 
     def network(self, x_t: Tensor, t: Tensor, condition: TextCondition, size: tuple[int, int]) -> Tensor:
-        """The denoiser's own output at x_t (b, c, h, w) and t (b,), for images of `size` = (height, width) pixels."""
+        """The denoiser's own output at x_t (b, c, h, w) and t (b,), for images of `size` = (height, width)
+        pixels.
+        """
         raise NotImplementedError
 
 
 class StableDiffusion(Family):
     """SD 1.x and 2.x: the last hidden state of one CLIP text encoder.
 
-    2.x wants the penultimate layer of OpenCLIP-H; its folders ship the text encoder cut to 23 layers, so that this is
-    the last one.
+    2.x wants the penultimate layer of OpenCLIP-H; its folders ship the text encoder cut to 23 layers, so that
+    this is the last one.
     """
 
     pipeline_name = "StableDiffusionPipeline"
@@ -147,7 +161,9 @@ class StableDiffusion(Family):
     def encode(self, prompt: str) -> TextCondition:
         encoder = self.parts["text_encoder"]
         ids, mask = self.token_ids(prompt)  # (1, n) each
-        uses_mask = getattr(encoder.config, "use_attention_mask", False)  # SD 2.x-like ports say so in their config
+        uses_mask = getattr(
+            encoder.config, "use_attention_mask", False
+        )  # SD 2.x-like ports say so in their config
         hidden = encoder(ids, attention_mask=mask if uses_mask else None).last_hidden_state  # (1, n, d)
         return TextCondition(hidden)
 
@@ -175,7 +191,7 @@ class StableDiffusionXL(Family):
         tokens = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)  # (1, n, d1 + d2)
         condition = TextCondition(tokens, pooled=second.text_embeds)  # (1, p)
         if prompt == "" and self.index.get("force_zeros_for_empty_prompt", True):
-            return condition._map(torch.zeros_like)  # SDXL was trained with zeros where the text was dropped
+            return condition.map(torch.zeros_like)  # SDXL was trained with zeros where the text was dropped
         return condition
 
     def network(self, x_t: Tensor, t: Tensor, condition: TextCondition, size: tuple[int, int]) -> Tensor:
@@ -201,16 +217,20 @@ class PixArt(Family):
 
     @property
     def max_tokens(self) -> int:
-        return 300 if "Sigma" in self.index.get("_class_name", "") else 120  # as trained; T5 itself has no limit
+        return (
+            300 if "Sigma" in self.index.get("_class_name", "") else 120
+        )  # as trained; T5 itself has no limit
 
     def encode(self, prompt: str) -> TextCondition:
-        ids, mask = self.token_ids(prompt.lower().strip())  # (1, n) each; captions were lower-cased in training
+        ids, mask = self.token_ids(
+            prompt.lower().strip()
+        )  # (1, n) each; captions were lower-cased in training
         hidden = self.parts["text_encoder"](ids, attention_mask=mask).last_hidden_state  # (1, n, d)
         return TextCondition(hidden, mask=mask)
 
     def network(self, x_t: Tensor, t: Tensor, condition: TextCondition, size: tuple[int, int]) -> Tensor:
         sizes: dict[str, Tensor | None] = {"resolution": None, "aspect_ratio": None}
-        if self.denoiser.config.sample_size == 128:  # only the 1024-pixel models were trained with sizes
+        if self.denoiser.use_additional_conditions:  # only alpha at 1024 pixels was trained with sizes
             height, width = size
             sizes = {
                 "resolution": x_t.new_tensor([[height, width]]).expand(len(x_t), 2),  # (b, 2)
@@ -228,7 +248,9 @@ class PixArt(Family):
 
 
 def family_of(index: dict[str, Any]) -> type[Family]:
-    """The family that `model_index.json` describes by its components; InputError if it is none that we know."""
+    """The family that `model_index.json` describes by its components; InputError if it is none that we
+    know.
+    """
     components = {name for name, value in index.items() if isinstance(value, list) and value[0]}
     if "transformer" in components and index["transformer"][1] == "PixArtTransformer2DModel":
         return PixArt
@@ -237,7 +259,9 @@ def family_of(index: dict[str, Any]) -> type[Family]:
     if "unet" in components and "text_encoder" in components:
         return StableDiffusion
     name = index.get("_class_name", "an unnamed pipeline")
-    raise InputError(f"{name} is no model that is known here: give an SD 1.x, 2.x, SDXL (base) or PixArt folder")
+    raise InputError(
+        f"{name} is no model that is known here: give an SD 1.x, 2.x, SDXL (base) or PixArt folder"
+    )
 
 
 def load_tokenizer(kind: type[PreTrainedTokenizerBase], folder: Path) -> PreTrainedTokenizerBase:

@@ -1,7 +1,7 @@
 """Reading and writing the parts of a diffusers folder: safetensors and JSON, from disk only, never a pickle.
 
-Every model goes through `load_model`: it gives a frozen module in the dtype that was asked for, and says in one line
-why a file does not fit instead of filling gaps with random weights.
+Every model goes through `load_model`: it gives a frozen module in the dtype that was asked for, and says in
+one line why a file does not fit instead of filling gaps with random weights.
 """
 
 import json
@@ -30,7 +30,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{path.parent} is not a model folder that can be read: it has no {path.name}") from None
+        raise InputError(
+            f"{path.parent} is not a model folder that can be read: it has no {path.name}"
+        ) from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path} is not readable JSON: {error}") from error
     if not isinstance(value, dict):
@@ -51,7 +53,9 @@ def weights_files(folder: Path) -> tuple[list[Path], str | None]:
         return files, "fp16"
     pickled = sorted(file.name for kind in ("*.bin", "*.pt", "*.pth", "*.ckpt") for file in folder.glob(kind))
     if pickled:
-        raise InputError(f"{folder} holds only the pickle {pickled[0]}, which is not read: convert it to safetensors")
+        raise InputError(
+            f"{folder} holds only the pickle {pickled[0]}, which is not read: convert it to safetensors"
+        )
     raise InputError(f"{folder} holds no .safetensors weights")
 
 
@@ -70,7 +74,8 @@ def read_manifest(files: list[Path]) -> Manifest:
 def load_model(model_class: type[Model], folder: Path, dtype: torch.dtype) -> Model:
     """A model of diffusers or transformers from its folder: frozen, in eval mode, in `dtype` on the CPU.
 
-    Raises InputError if the folder lacks config or safetensors, or if names or shapes differ from what the config says.
+    Raises InputError if the folder lacks config or safetensors, or if names or shapes differ from what the
+    config says.
     """
     read_json(folder / "config.json")
     files, variant = weights_files(folder)
@@ -86,10 +91,13 @@ def load_model(model_class: type[Model], folder: Path, dtype: torch.dtype) -> Mo
                 output_loading_info=True,
             )
     except (ValueError, RuntimeError, OSError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(_misfit(model_class, folder, found) or f"{folder} cannot be loaded: {error}") from error
+        raise InputError(
+            _misfit(model_class, folder, found) or f"{folder} cannot be loaded: {error}"
+        ) from error
     if info["missing_keys"] or info["unexpected_keys"] or info["mismatched_keys"]:
         raise InputError(_misfit(model_class, folder, found) or f"{folder} does not fit its config.json")
-    # Some loaders keep single modules in another format (T5's in float32 when asked for float16): as published.
+    # Some loaders keep single modules in another format (T5's in float32 when asked for float16): as
+    # published.
     return model.requires_grad_(False).eval()
 
 
@@ -110,7 +118,9 @@ def compare_with_config(model_class: type[nn.Module], folder: Path, found: Manif
 
 
 def _misfit(model_class: type[nn.Module], folder: Path, found: Manifest) -> str | None:
-    """One line on names and shapes that do not fit, or None if they all do (or the config itself is broken)."""
+    """One line on names and shapes that do not fit, or None if they all do (or the config itself is
+    broken).
+    """
     try:
         with quiet_libraries():
             differences = compare_with_config(model_class, folder, found)
@@ -119,7 +129,11 @@ def _misfit(model_class: type[nn.Module], folder: Path, found: Manifest) -> str 
     missing, unexpected, mismatched = differences
     parts = [
         f"{len(names)} tensors {what} (such as {names[0]})"
-        for names, what in ((missing, "missing"), (unexpected, "unexpected"), (mismatched, "of another shape"))
+        for names, what in (
+            (missing, "missing"),
+            (unexpected, "unexpected"),
+            (mismatched, "of another shape"),
+        )
         if names
     ]
     return f"the weights in {folder} do not fit its config.json: {', '.join(parts)}" if parts else None
@@ -128,9 +142,10 @@ def _misfit(model_class: type[nn.Module], folder: Path, found: Manifest) -> str 
 def save_model(model: nn.Module, folder: Path, dtype: torch.dtype | None = None) -> None:
     """Write a model as its library would: `config.json` and safetensors, floats in `dtype` if one is given.
 
-    Text encoders get `text_model.`-prefixed keys, which every version of transformers and other programs read, and a
-    config that says float32: transformers takes the dtype of a bare `from_pretrained` from there, so that stock
-    pipelines open a folder of half-precision files in full precision, as diffusers does with its own models.
+    Text encoders get `text_model.`-prefixed keys, which every version of transformers and other programs
+    read, and a config that says float32: transformers takes the dtype of a bare `from_pretrained` from there,
+    so that stock pipelines open a folder of half-precision files in full precision, as diffusers does with
+    its own models.
     """
     folder.mkdir(parents=True, exist_ok=True)
     state = {
@@ -143,7 +158,9 @@ def save_model(model: nn.Module, folder: Path, dtype: torch.dtype | None = None)
     else:
         model.config.save_pretrained(folder)  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
         config = read_json(folder / "config.json") | {"dtype": "float32"}
-        (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        (folder / "config.json").write_text(
+            json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8"
+        )
         file = "model.safetensors"
         if type(model).__name__ == "CLIPTextModel":
             state = {TEXT_PREFIX + name.removeprefix(TEXT_PREFIX): tensor for name, tensor in state.items()}
@@ -154,7 +171,9 @@ def save_model(model: nn.Module, folder: Path, dtype: torch.dtype | None = None)
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Keep loading bars and reports of the model libraries to themselves: what is wrong is raised, not logged."""
+    """Keep loading bars and reports of the model libraries to themselves: what is wrong is raised, not
+    logged.
+    """
     from transformers.utils import logging as transformers_logging
 
     bars = transformers_logging.is_progress_bar_enabled()

@@ -1,8 +1,8 @@
 """The published models by their tensors: names and shapes, from their configs, without a byte of weights.
 
-A manifest is what `config.json` promises. Comparing it with what a weights file holds tells, in one line, why a
-checkpoint does not fit. The configs of the full-size Stable Diffusion models are here so that the readers of their
-families are tested at full size with nothing downloaded.
+A manifest is what `config.json` promises. Comparing it with what a weights file holds tells, in one line, why
+a checkpoint does not fit. The configs of the full-size Stable Diffusion models are here so that the readers
+of their families are tested at full size with nothing downloaded.
 """
 
 from collections.abc import Mapping

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-NEAR = 1e-4
+from core2d.raster.fragments import NEAR
 
 
 def rasterize(
@@ -38,7 +38,7 @@ def rasterize_arrays(
 
 @numba.njit(parallel=True, cache=True, fastmath=False, error_model="numpy")
 def _draw(clip, faces, face_offsets, face, barycentric, depth):
-    images, height, width = face.shape
+    images = len(face)
     for image in numba.prange(images):
         for f in range(face_offsets[image], face_offsets[image + 1]):
             _draw_triangle(clip, faces[f], f, face[image], barycentric[image], depth[image])

@@ -15,7 +15,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-NEAR = 1e-4  # smallest distance along the view axis that is drawn, in metres
+from core2d.raster.fragments import NEAR
+
 CHUNK = 1 << 22  # triangles times pixels looked at together: bounds memory to about 0.3 GB in float32
 
 

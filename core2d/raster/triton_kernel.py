@@ -25,9 +25,11 @@ import triton.language as tl
 from torch import Tensor
 from triton import knobs
 
+from core2d.raster import fragments
+
 TILE = 16  # pixels along a tile's side
 BLOCK = 128  # triangles whose boxes are read together
-NEAR = tl.constexpr(1e-4)  # smallest distance along the view axis that is drawn, in metres
+NEAR = tl.constexpr(fragments.NEAR)
 SETUP_OPTIONS: dict[str, Any] = {"BLOCK": BLOCK, "num_warps": 4, "enable_fp_fusion": False}
 # one warp per tile: picking its next triangle is then a reduction without barriers
 DRAW_OPTIONS: dict[str, Any] = {"TILE": TILE, "BLOCK": BLOCK, "num_warps": 1, "enable_fp_fusion": False}

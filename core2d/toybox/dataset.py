@@ -42,6 +42,11 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.rgb)
 
+    def first(self, count: int) -> Pictures:
+        """The first `count` pictures."""
+        arrays = (self.rgb, self.mask, self.camera, self.is_still, self.labels)
+        return Pictures(*(array[:count] for array in arrays), captions=self.captions[:count])
+
 
 def mixed_scene(seed: int, index: int) -> Scene:
     """What generators learn from: 17 stills to 3 frames of clips."""

@@ -283,7 +283,8 @@ def snowman(p: Parts, r: Random) -> None:
     p.add("cylinder", (0, 0, z + head * 0.42 + 0.17), (head * 0.8, head * 0.8, 0.32), DARK)
     for side in (-1, 1):
         p.add("sphere", (head * 0.43, side * 0.1, z + 0.09), (0.08, 0.08, 0.08), DARK)
-        p.limb("cylinder", (0, side * middle * 0.4, low + 0.1), (0.1, side * (middle * 0.5 + 0.42), low + 0.36), 0.06, WOOD)
+        hand = (0.1, side * (middle * 0.5 + 0.42), low + 0.36)
+        p.limb("cylinder", (0, side * middle * 0.4, low + 0.1), hand, 0.06, WOOD)
     for dz in (-0.1, 0.12):
         p.add("sphere", (middle * 0.47, 0, low * 0.8 + middle * 0.42 + dz), (0.09, 0.09, 0.09), DARK)
 
@@ -303,7 +304,6 @@ def _wheels(p: Parts, xs, y: float, size: float) -> None:
 
 def _around(radius: float, degrees: float, center, axis: str = "x") -> tuple[float, float, float]:
     """A point at `radius` from `center`: turned about x it starts at +Z, about z at +X."""
-    import math
 
     c, s = radius * math.cos(math.radians(degrees)), radius * math.sin(math.radians(degrees))
     x, y, z = center

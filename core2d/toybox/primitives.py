@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -96,8 +97,10 @@ def _revolve_strip(strip: np.ndarray, segments: int, turn: float, smooth: bool) 
     if flat_sided:
         return _flat_sides(rims, slopes, quads, angles)
     ring = np.stack([np.cos(angles), np.sin(angles)], 1)  # (s + 1, 2)
-    vertices = np.concatenate([rims[:, None, :1] * ring, np.broadcast_to(rims[:, None, 1:], (len(rims), len(ring), 1))], 2)
-    normals = np.concatenate([slopes[:, None, :1] * ring, np.broadcast_to(slopes[:, None, 1:], (len(rims), len(ring), 1))], 2)
+    vertices, normals = (
+        np.concatenate([rows[:, None, :1] * ring, np.broadcast_to(rows[:, None, 1:], (len(rows), len(ring), 1))], 2)
+        for rows in (rims, slopes)
+    )
     stride = segments + 1
     faces = [
         face
@@ -111,7 +114,7 @@ def _revolve_strip(strip: np.ndarray, segments: int, turn: float, smooth: bool) 
 def _flat_sides(rims, slopes, quads, angles) -> Mesh:
     parts = []
     for low, high in quads:
-        for a, b in zip(angles[:-1], angles[1:], strict=True):
+        for a, b in pairwise(angles):
             middle = (a + b) / 2
             corners = [(*(rims[i, 0] * np.array([np.cos(t), np.sin(t)])), rims[i, 1])
                        for i, t in ((low, a), (low, b), (high, b), (high, a))]  # fmt: skip

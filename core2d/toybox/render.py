@@ -85,9 +85,8 @@ def expand(scenes: Sequence[Scene]) -> Geometry:
     matrix = np.array([row for s in scenes for row in s.parts.matrices], np.float32).reshape(-1, 3, 4)
     color = np.array([c for s in scenes for c in s.parts.colors], np.float32)
     owner = np.repeat(np.arange(len(scenes), dtype=np.int32), [len(s.parts.shapes) for s in scenes])
-    place = np.array(
-        [[math.cos(s.yaw), math.sin(s.yaw), s.scale, *s.offset, s.floor, s.ground is not None] for s in scenes], np.float32
-    )
+    turns = ((math.cos(s.yaw), math.sin(s.yaw), s) for s in scenes)
+    place = np.array([[c, n, s.scale, *s.offset, s.floor, s.ground is not None] for c, n, s in turns], np.float32)
     shadowed = place[owner, 7].astype(np.int32) + 1  # a part with a shadow is written twice
     vertex_count = np.diff(shapes.vertex_offsets)[part]
     face_count = np.diff(shapes.face_offsets)[part]
@@ -201,7 +200,7 @@ def _expand(part, matrix, owner, place, vertex_start, face_start, scene_vertices
             for corner in range(3):
                 faces[start_face + k, corner] = start + bank_faces[low_face + k, corner]
                 if shadow:
-                    faces[start_face + k + half_faces, corner] = start + half_vertices + bank_faces[low_face + k, corner]
+                    faces[start_face + k + half_faces, corner] = faces[start_face + k, corner] + half_vertices
             face_part[start_face + k] = row
             if shadow:
                 face_part[start_face + k + half_faces] = -1
@@ -240,9 +239,9 @@ def _shade(face, barycentric, depth, faces, face_part, rest, normal, part_color,
                             length = np.sqrt(ax * ax + ay * ay + az * az) + np.float32(1e-20)
                             ax, ay, az = ax / length, ay / length, az / length
                             if part_is_main[part]:
-                                at = 0
-                                if pattern > 0 and _is_second(pattern, px, py, pz, cos * ax + sin * ay, cos * ay - sin * ax, az):
-                                    at = 3
+                                rest_x, rest_y = cos * ax + sin * ay, cos * ay - sin * ax
+                                second = pattern > 0 and _is_second(pattern, px, py, pz, rest_x, rest_y, az)
+                                at = 3 if second else 0
                                 cr, cg, cb = paint[image, at], paint[image, at + 1], paint[image, at + 2]
                             else:
                                 cr, cg, cb = part_color[part, 0], part_color[part, 1], part_color[part, 2]
@@ -260,7 +259,10 @@ def _shade(face, barycentric, depth, faces, face_part, rest, normal, part_color,
                             if ground > 0:
                                 u = np.float32((x + 0.5) / samples * 2.0 - 1.0) / f
                                 v = np.float32(1.0 - (y + 0.5) / samples * 2.0) / f
-                                cr, cg, cb = _ground(ground, u, v, eye[image], axes[image], setting[image], part == -1, cr, cg, cb)
+                                where, shadowed = setting[image], part == -1
+                                cr, cg, cb = _ground(
+                                    ground, u, v, eye[image], axes[image], where, shadowed, cr, cg, cb
+                                )
                             r += cr
                             g += cg
                             b += cb

@@ -14,6 +14,7 @@ from core2d.toybox.parts import Color, Parts
 
 SKIES = ((0.78, 0.88, 0.97), (0.96, 0.93, 0.86), (0.86, 0.87, 0.89))
 WHITE = (1.0, 1.0, 1.0)
+CYCLES_A_SECOND = {"waving": 1.4, "walking": 1.0, "squatting": 0.7, "jumping": 1.0}
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def still(seed: int, index: int, kind: str | None = None) -> Scene:
     mixed = "doll" if random.random() < 0.2 else "object"
     kind = kind or mixed
     name, color = draw_pair(random, seed)
-    body = _random_doll(random, random.choice(world.DOLL_MOTIONS[:5])) if kind == "doll" else _random_object(
+    body = random_doll(random, random.choice(world.DOLL_MOTIONS[:5])) if kind == "doll" else random_object(
         random, name, color)  # fmt: skip
     return finish_still(random, body)
 
@@ -93,7 +94,7 @@ def still(seed: int, index: int, kind: str | None = None) -> Scene:
 def portrait(name: str, color: str, azimuth: float, elevation: float, seed: int, index: int) -> Scene:
     """One plain object on white from a given side (degrees): what prompts without adjectives ask for."""
     random = Random(f"{world.VERSION}/portrait/{seed}/{index}")
-    body = _random_object(random, name, color, adjectives=False)
+    body = random_object(random, name, color, adjectives=False)
     view = View(math.radians(azimuth), math.radians(elevation), sum(world.CAMERA_RADIUS) / 2)
     return replace(body, view=view, caption=captions.object_phrase(name, color))
 
@@ -113,10 +114,10 @@ def moment(seed: int, index: int, frame: int, frames: int, kind: str | None = No
     rate, phase, extent = random.uniform(0.85, 1.15), random.random(), random.uniform(0.85, 1.15)
     seconds, progress = frame / fps, frame / max(frames - 1, 1)
     if kind == "doll":
-        cycles = phase + rate * seconds * {"waving": 1.4, "walking": 1.0, "squatting": 0.7, "jumping": 1.0}.get(motion, 0)
-        body = replace(_random_doll(random, motion, cycles), scale=0.82)
+        cycles = phase + rate * seconds * CYCLES_A_SECOND.get(motion, 0.0)
+        body = replace(random_doll(random, motion, cycles), scale=0.82)
     else:
-        body = replace(_random_object(random, name, color), scale=0.82)
+        body = replace(random_object(random, name, color), scale=0.82)
     with_camera = motion.startswith("camera")
     scene = _set(random, body, world.CLIP_CAMERA_RADIUS, elevations=(5.0, 45.0), force_ground=with_camera)
     scene = _move(scene, motion, rate * seconds, phase, progress, extent)
@@ -140,7 +141,7 @@ def finish_still(random: Random, body: Scene) -> Scene:
     return replace(scene, caption=_caption(random, scene, motion, view_word))
 
 
-def _random_object(random: Random, name: str, color: str, adjectives: bool = True) -> Scene:
+def random_object(random: Random, name: str, color: str, adjectives: bool = True) -> Scene:
     size = random.choice(world.SIZES) if adjectives and random.random() < 0.3 else None
     pattern = random.choice(world.PATTERNS) if adjectives and random.random() < 0.25 else None
     stretch = {"tall": (0.78, 0.78, 1.3), "wide": (1.3, 1.3, 0.78)}.get(size or "", (1, 1, 1))
@@ -154,7 +155,7 @@ def _random_object(random: Random, name: str, color: str, adjectives: bool = Tru
     )  # fmt: skip
 
 
-def _random_doll(random: Random, motion: str, cycles: float | None = None) -> Scene:
+def random_doll(random: Random, motion: str, cycles: float | None = None) -> Scene:
     words = tuple(random.choice(world.COLOR_NAMES) for _ in range(3))
     hair, shirt, trousers = (_jitter(random, world.COLORS[word]) for word in words)
     pose = doll.pose_of(motion, random.random() if cycles is None else cycles)
@@ -162,7 +163,8 @@ def _random_doll(random: Random, motion: str, cycles: float | None = None) -> Sc
     centred = {name: (x, y, z - 0.5) for name, (x, y, z) in joints.items()}
     return Scene(
         kind="doll", name="doll", colors=words, parts=doll.dress(centred, hair, shirt, trousers), main=shirt,
-        second=shirt, view=View(0, 0, 1), caption="", motion=motion, scale=0.92, joints=tuple(centred[name] for name in doll.JOINTS),
+        second=shirt, view=View(0, 0, 1), caption="", motion=motion, scale=0.92,
+        joints=tuple(centred[name] for name in doll.JOINTS),
     )  # fmt: skip
 
 
@@ -181,7 +183,8 @@ def _set(
     view = View(random.uniform(0, 2 * math.pi), math.radians(elevation), random.uniform(*radii))
     if force_ground or setting >= 0.65:
         shift = (random.uniform(0, 10), random.uniform(0, 10))
-        return replace(body, view=view, ground=random.choice(world.GROUNDS), ground_shift=shift, background=random.choice(SKIES))
+        ground, sky = random.choice(world.GROUNDS), random.choice(SKIES)
+        return replace(body, view=view, ground=ground, ground_shift=shift, background=sky)
     if setting < 0.4:
         return replace(body, view=view, background=WHITE)
     word = random.choice([w for w in world.COLOR_NAMES if w not in (*body.colors, "white")])

@@ -73,7 +73,15 @@ OBJECT_MOTIONS = (
     "growing",
     "shrinking",
 )
-DOLL_MOTIONS = ("standing", "waving", "walking", "squatting", "jumping", "turning clockwise", "turning counterclockwise")
+DOLL_MOTIONS = (
+    "standing",
+    "waving",
+    "walking",
+    "squatting",
+    "jumping",
+    "turning clockwise",
+    "turning counterclockwise",
+)
 CAMERA_MOTIONS = (
     "camera orbiting clockwise",
     "camera orbiting counterclockwise",

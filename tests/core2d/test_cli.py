@@ -2,16 +2,17 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from core2d import cli, recipes
 from core2d.errors import InputError
@@ -38,21 +39,23 @@ HELP = {
 GROUND_RULES = ["--seed", "--device", "--dtype", "--json"]
 
 
+def helped(*words: str | Path) -> tuple[subprocess.CompletedProcess[str], float]:
+    started = time.perf_counter()
+    done = subprocess.run([*words, "--help"], capture_output=True, text=True, check=False)
+    return done, time.perf_counter() - started
+
+
 @pytest.mark.parametrize("words", HELP)
 def test_help_comes_within_half_a_second(words: str):
     program, *rest = words.split()
-    fastest = float("inf")
-    for _ in range(5):
-        started = time.perf_counter()
-        done = subprocess.run([BIN / program, *rest, "--help"], capture_output=True, text=True, check=False)
-        fastest = min(fastest, time.perf_counter() - started)
-        if fastest <= 0.5:
-            break
+    done, seconds = helped(BIN / program, *rest)
+    for _ in range(4):  # the best of five counts, so a good one ends it
+        seconds = seconds if seconds <= 0.5 else helped(BIN / program, *rest)[1]
     assert done.returncode == 0 and done.stderr == ""
     computes = len(rest) == (2 if "toybox" in rest else 1) and "models" not in rest
     for piece in HELP[words] + (GROUND_RULES if computes else []):
         assert piece in done.stdout
-    assert fastest <= 0.5
+    assert seconds <= 0.5
 
 
 def test_arguments_are_read_without_the_heavy_libraries():
@@ -94,8 +97,8 @@ BAD_WORDS = [
     ([*DRAW, "--dtype", "int8"], "'int8'"),
     ([*DRAW, "--sed", "3"], "--sed"),
     ([*DRAW, "--no-json"], "--no-json"),
-    ([*DRAW, "--device", "cuda:99"], "--device cuda:99: this machine has cpu"),
-    ([*DRAW, "--device", "banana"], "--device banana: this machine has cpu"),
+    ([*DRAW, "--model", "pickled", "--device", "cuda:99"], "--device cuda:99: this machine has cpu"),
+    (["toybox", "sample", "-o", "out.png", "--device", "banana"], "--device banana: this machine has cpu"),
     (["text-to-image", "a red mug", "-o", "out.gif"], "must end in one of .png, .jpg, .jpeg, .webp"),
     (["text-to-image", "a red mug", "-o", "out"], "must end in one of .png"),
     (["text-to-image", "a red mug", "-o", "folder.png"], "it is a folder"),
@@ -113,17 +116,14 @@ BAD_WORDS = [
 
 
 @pytest.fixture
-def crowded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def crowded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_folder: Callable[[str], Path]) -> Path:
     """A working folder with a folder, a file and a model whose weights are a pickle in it."""
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "file.txt").touch()
-    for name, part in {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}.items():
-        (tmp_path / "pickled" / name).mkdir(parents=True)
-        (tmp_path / "pickled" / name / "config.json").write_text(json.dumps({"_class_name": part}))
-        torch.save({}, tmp_path / "pickled" / name / "diffusion_pytorch_model.bin")
-    index = {"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"],
-             "vae": ["diffusers", "AutoencoderKL"]}  # fmt: skip
-    (tmp_path / "pickled" / "model_index.json").write_text(json.dumps(index))
+    shutil.copytree(tiny_folder("sd1"), tmp_path / "pickled")
+    weights = tmp_path / "pickled" / "unet" / "diffusion_pytorch_model.safetensors"
+    torch.save(load_file(weights), weights.with_suffix(".bin"))
+    weights.unlink()
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -3,21 +3,24 @@
 The classes, files and configs are the real ones; only the sizes are tiny. Nothing is downloaded.
 """
 
+# The libraries annotate what their configs write, not what their constructors take.
+# pyright: reportArgumentType=false
+
+import json
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import (
-    AutoencoderKL,
-    DDIMScheduler,
-    DPMSolverMultistepScheduler,
-    EulerDiscreteScheduler,
-    PixArtAlphaPipeline,
-    PixArtTransformer2DModel,
-    StableDiffusionPipeline,
-    StableDiffusionXLPipeline,
-    UNet2DConditionModel,
-)
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.transformers.pixart_transformer_2d import PixArtTransformer2DModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.pipelines.pixart_alpha.pipeline_pixart_alpha import PixArtAlphaPipeline
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
 from tokenizers import Tokenizer, decoders, models, trainers
 from transformers import (
     CLIPTextConfig,
@@ -28,6 +31,8 @@ from transformers import (
     T5EncoderModel,
     T5Tokenizer,
 )
+
+from core2d.camera_token import CameraToken
 
 MAX_TOKENS = 24
 LATENT_SIZE = 8
@@ -53,8 +58,6 @@ def clip_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
         show_progress=False,
     )
     tokenizer.train_from_iterator([" ".join(WORDS), *WORDS, *alphabet] * 4, trainer)
-    import json
-
     model = json.loads(tokenizer.to_str())["model"]
     return model["vocab"], [tuple(pair) for pair in model["merges"]]
 
@@ -94,7 +97,7 @@ def autoencoder() -> AutoencoderKL:
 
 
 def unet(context: int, **options) -> UNet2DConditionModel:
-    settings = dict(
+    settings: dict[str, Any] = dict(
         sample_size=LATENT_SIZE,
         block_out_channels=(8, 16),
         layers_per_block=1,
@@ -107,20 +110,20 @@ def unet(context: int, **options) -> UNet2DConditionModel:
     return UNet2DConditionModel(**(settings | options))
 
 
-def sd_schedule(**options) -> dict:
-    stable_diffusion = dict(
+def sd_schedule(**options) -> dict[str, Any]:
+    settings: dict[str, Any] = dict(
         num_train_timesteps=1000,
         beta_schedule="scaled_linear",
         beta_start=0.00085,
         beta_end=0.012,
         steps_offset=1,
     )
-    return stable_diffusion | options
+    return settings | options
 
 
 def stable_diffusion_pipeline(prediction_type: str = "epsilon", **unet_options) -> StableDiffusionPipeline:
     text_encoder = CLIPTextModel(clip_text_config(width=16, layers=2))
-    return StableDiffusionPipeline(
+    parts: dict[str, Any] = dict(
         vae=autoencoder(),
         text_encoder=text_encoder,
         tokenizer=clip_tokenizer(),
@@ -130,8 +133,8 @@ def stable_diffusion_pipeline(prediction_type: str = "epsilon", **unet_options) 
         ),
         safety_checker=None,
         feature_extractor=None,
-        requires_safety_checker=False,
     )
+    return StableDiffusionPipeline(**parts, requires_safety_checker=False)
 
 
 def sd1() -> StableDiffusionPipeline:
@@ -145,7 +148,7 @@ def sd2() -> StableDiffusionPipeline:
 
 def sdxl() -> StableDiffusionXLPipeline:
     pooled, time_ids = 12, 6 * 8
-    return StableDiffusionXLPipeline(
+    parts: dict[str, Any] = dict(
         vae=autoencoder(),
         text_encoder=CLIPTextModel(clip_text_config(width=16, layers=3)),
         text_encoder_2=CLIPTextModelWithProjection(clip_text_config(width=20, layers=3, projection=pooled)),
@@ -162,9 +165,8 @@ def sdxl() -> StableDiffusionXLPipeline:
             projection_class_embeddings_input_dim=pooled + time_ids,
         ),
         scheduler=EulerDiscreteScheduler(**sd_schedule()),
-        force_zeros_for_empty_prompt=True,
-        add_watermarker=False,
     )
+    return StableDiffusionXLPipeline(**parts, force_zeros_for_empty_prompt=True, add_watermarker=False)
 
 
 def pixart(sample_size: int = LATENT_SIZE) -> PixArtAlphaPipeline:
@@ -173,7 +175,13 @@ def pixart(sample_size: int = LATENT_SIZE) -> PixArtAlphaPipeline:
     tokenizer = T5Tokenizer(vocab=[*pieces, ("▁", -6.0)], extra_ids=0)
     text_encoder = T5EncoderModel(
         T5Config(
-            vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, dropout_rate=0.0
+            vocab_size=len(tokenizer),
+            d_model=16,
+            d_kv=8,
+            d_ff=32,
+            num_layers=2,
+            num_heads=2,
+            dropout_rate=0.0,
         )
     )
     transformer = PixArtTransformer2DModel(
@@ -181,10 +189,10 @@ def pixart(sample_size: int = LATENT_SIZE) -> PixArtAlphaPipeline:
         num_layers=2,
         patch_size=2,
         num_attention_heads=2,
-        attention_head_dim=8,
+        attention_head_dim=12,
         in_channels=4,
         out_channels=8,
-        cross_attention_dim=16,
+        cross_attention_dim=24,
         caption_channels=16,
         norm_num_groups=4,
     )
@@ -195,16 +203,19 @@ def pixart(sample_size: int = LATENT_SIZE) -> PixArtAlphaPipeline:
     return PixArtAlphaPipeline(tokenizer, text_encoder, autoencoder(), transformer, scheduler)
 
 
-BUILDERS = {"sd1": sd1, "sd2": sd2, "sdxl": sdxl, "pixart": pixart}
+def pixart_1024() -> PixArtAlphaPipeline:
+    """The latent size at which PixArt is told the size of the image."""
+    return pixart(sample_size=128)
+
+
+BUILDERS = {"sd1": sd1, "sd2": sd2, "sdxl": sdxl, "pixart": pixart, "pixart-1024": pixart_1024}
 
 
 def save_tiny_model(family: str, folder: Path, seed: int = 0, camera: bool = False) -> Path:
-    """Write a random model of a family ("sd1", "sd2", "sdxl", "pixart") as a diffusers folder; float32."""
+    """Write a random model of a family (a key of `BUILDERS`) as a diffusers folder; float32."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         BUILDERS[family]().save_pretrained(folder)
         if camera:
-            from core2d.camera_token import CameraToken
-
             CameraToken(context_dim=16, hidden_dim=8).save_pretrained(folder / "camera_token")
     return folder

@@ -1,0 +1,92 @@
+"""Model cards: a folder's `README.md`, written from its `training.json`, so that it says what was done."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from core2d.run import atomic_path
+from core2d.toybox import world
+
+ABOUT = {
+    "toybox-sd": (
+        "Text-to-image prior of Toybox, in Stable Diffusion's layout",
+        """\
+A latent diffusion model that draws Toybox: 24 classes of objects in 10 colours, a jointed doll, grounds, views.
+`vae/` is an AutoencoderKL with 8 times smaller latents of 4 channels; `unet/` a UNet2DConditionModel that
+cross-attends to the CLIP text tower in `text_encoder/`; it predicts epsilon on the scaled-linear schedule.
+
+`camera_token/` holds a small projector from [sin azimuth, cos azimuth, sin elevation, cos elevation, radius] to one
+more context token after the text. It was present in half of training (stills only) and truly absent in the other
+half. Captions were dropped in 10 % of rows; the camera was not, so the unconditional branch of guidance keeps the
+camera token and guidance sharpens the caption alone. Stock diffusers ignores the sub-folder and opens the rest:
+
+    StableDiffusionPipeline.from_pretrained("assets/toybox-sd")
+""",
+    ),
+    "toybox-clip": (
+        "CLIP of Toybox: text and image towers with their own tokenizer",
+        """\
+A CLIPModel in transformers' format with a byte-pair tokenizer trained on the caption grammar (32 tokens at most).
+Its text tower is the text encoder of toybox-sd.
+""",
+    ),
+    "toybox-judge": (
+        "Judges of Toybox: what a picture or a clip shows",
+        """\
+`picture.safetensors` reads class (or *reject*), colour, view word and azimuth bin of a 64-pixel picture,
+`motion.safetensors` the motion of a 16-frame clip. They were trained on their own seeds, on all class-colour pairs
+and with rejects (blobs, chimeras, two-coloured and noisy objects), share no architecture with the generators, and
+only score: they never train a generator and never pick what is reported.
+""",
+    ),
+}
+LIMITS = """\
+They know Toybox and nothing else: words outside its grammar mean little to them, photographs nothing. Pictures are
+64 pixels wide unless the card says otherwise. The class-colour pairs and motions held out of training are listed in
+`core2d/toybox/world.py`.
+"""
+
+
+def write_card(folder: Path) -> None:
+    """Write `folder`/README.md from `folder`/training.json."""
+    title, about = ABOUT[folder.name]
+    lines = json.loads((folder / "training.json").read_text())
+    parts = [f"# {title}\n", about, "## Training\n", *_training(lines), "## Scores\n", SCORES_NOTE, *_scores(lines)]
+    parts += ["## Limits\n", LIMITS]
+    with atomic_path(folder / "README.md") as path:
+        path.write_text("\n".join(parts))
+
+
+SCORES_NOTE = """\
+Of the last kept training of each stage, on the tuning seeds. The reported numbers, on other seeds, are in
+`benchmarks/quality-prior.json`.
+"""
+
+
+def _training(lines: list[dict]) -> Iterable[str]:
+    yield f"Data: Toybox v{world.VERSION}, drawn by `core2d/toybox`; recipes: `core2d/bundled`; one row a call of\n"
+    yield "`python scripts/train_bundled.py STAGE`.\n"
+    yield "| stage | kept | pictures | size | steps | batch | learning rate | hours | machine |"
+    yield "|---|---|---|---|---|---|---|---|---|"
+    for line in lines:
+        recipe, machine = line["recipe"], line["machine"]
+        hardware = f"{machine['cores']} {machine['processor']} cores" + (
+            f", {machine['accelerator']}" if machine.get("accelerator") else "")  # fmt: skip
+        yield (
+            f"| {line['stage']} | {'yes' if line['kept'] else 'no'} | {line['pictures']} | {line['size']} "
+            f"| {line['steps']} of {recipe['steps']} | {recipe['batch_size']} | {recipe['learning_rate']} "
+            f"| {line['seconds'] / 3600:.2f} | {hardware} |"
+        )
+    yield ""
+
+
+def _scores(lines: list[dict]) -> Iterable[str]:
+    last = {line["stage"]: line["scores"] for line in lines if line["kept"]}
+    yield "| stage | score | value |"
+    yield "|---|---|---|"
+    for stage, found in last.items():
+        for name, value in found.items():
+            yield f"| {stage} | {name} | {value:.4g} |"
+    yield ""

@@ -1,0 +1,103 @@
+"""The UNet of toybox-sd with its camera token: text to 8x8x4 latents (for 64-pixel pictures)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from core2d.backbone import Backbone
+from core2d.bundled.clip import WIDTH
+from core2d.camera_token import CameraToken
+from core2d.denoising import Denoiser, DenoisingTask
+from core2d.models.families import StableDiffusion
+from core2d.schedule import NoiseSchedule
+from core2d.toybox.dataset import Pictures
+from core2d.training import TrainingRecipe
+
+CHANNELS = (64, 112)
+RECIPE = TrainingRecipe(
+    steps=8000, batch_size=64, learning_rate=1e-3, warmup_steps=200, ema_decay=0.999, checkpoint_every=250
+)
+
+
+def build(latent_size: int) -> Denoiser:
+    """A fresh UNet for latents of `latent_size`, with a camera token."""
+    unet = UNet2DConditionModel(
+        sample_size=latent_size,
+        down_block_types=("CrossAttnDownBlock2D",) * len(CHANNELS),
+        up_block_types=("CrossAttnUpBlock2D",) * len(CHANNELS),
+        block_out_channels=CHANNELS,
+        layers_per_block=1,
+        cross_attention_dim=WIDTH,
+        attention_head_dim=4,  # diffusers' name for the number of heads
+        norm_num_groups=8,
+    )
+    return Denoiser(unet, CameraToken(context_dim=WIDTH))
+
+
+def scheduler() -> DDIMScheduler:
+    """Stable Diffusion's noise schedule (scaled linear, 1000 steps), sampled with DDIM."""
+    return DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
+        set_alpha_to_one=False, steps_offset=1,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def encode_latents(
+    vae: AutoencoderKL, pictures: Pictures, progress: Callable[[int], None] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Mean and deviation (n, 4, h, w) float16 of each picture's posterior, not yet scaled."""
+    means, deviations = [], []
+    for start in range(0, len(pictures), 128):
+        rgb = torch.from_numpy(np.ascontiguousarray(pictures.rgb[start : start + 128]))
+        with torch.autocast("cpu", torch.bfloat16):
+            posterior = vae.encode(rgb.float() / 127.5 - 1.0).latent_dist  # pyright: ignore
+        means.append(posterior.mean.half())
+        deviations.append(posterior.std.half())
+        if progress:
+            progress(start + len(rgb))
+    return torch.cat(means), torch.cat(deviations)
+
+
+def task(
+    model: Denoiser,
+    pictures: Pictures,
+    posteriors: tuple[Tensor, Tensor],
+    tokens: Tensor,
+    empty: Tensor,
+    text_encoder: CLIPTextModel,
+    scaling_factor: float,
+) -> DenoisingTask:
+    """Train `model` on the latents of `pictures` and their `tokens` (n, length)."""
+    mean, deviation = (part * scaling_factor for part in posteriors)
+    text_encoder.requires_grad_(False).eval()
+    return DenoisingTask(
+        model,
+        mean,
+        deviation,
+        tokens,
+        empty,
+        encode_text=lambda ids: text_encoder(input_ids=ids).last_hidden_state,
+        camera=torch.from_numpy(pictures.camera),
+        stills=torch.from_numpy(np.flatnonzero(pictures.is_still)),
+        schedule=NoiseSchedule.from_config(scheduler().config),
+        seed=13,
+    )
+
+
+def assemble(
+    model: Denoiser, autoencoder: AutoencoderKL, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer
+) -> Backbone:
+    """The trained parts as one backbone, as a folder of Stable Diffusion's layout would load."""
+    parts = {"tokenizer": tokenizer, "text_encoder": text_encoder, "unet": model.unet}
+    index = {"_class_name": "StableDiffusionPipeline", "requires_safety_checker": False}
+    family = StableDiffusion(parts, index)
+    return Backbone(family, autoencoder, {"_class_name": "DDIMScheduler", **scheduler().config}, model.camera_token)

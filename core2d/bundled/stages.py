@@ -1,0 +1,292 @@
+"""The stages that make the bundled family, in order: each trains one model, scores it, keeps it if it is better.
+
+A stage starts from the weights in the family's folder (unless told to start fresh), runs the one training loop in its
+run folder, scores the averaged weights on the tuning seeds, and writes them back with a new line in `training.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from safetensors.torch import save_file
+from torch import nn
+from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
+from transformers.utils import logging as transformers_logging
+
+from core2d.bundled import clip, judges, prior, scores, vae
+from core2d.bundled.cards import write_card
+from core2d.bundled.world import training_pictures
+from core2d.camera_token import CameraToken
+from core2d.denoising import Denoiser
+from core2d.errors import InputError
+from core2d.models.loading import load_model, save_model
+from core2d.run import atomic_path, machine, write_json
+from core2d.text_to_image import TextToImage
+from core2d.toybox import world
+from core2d.toybox.judge import MotionJudge, PictureJudge, load_motion_judge, load_picture_judge
+from core2d.training import Task, TrainingRecipe, train
+
+
+@dataclass(frozen=True)
+class Family:
+    """Where a family of bundled models lives and how it is trained.
+
+    Attributes:
+        assets: the folder of its models (`toybox-sd`, `toybox-clip`, `toybox-judge`).
+        runs: where training keeps data, checkpoints and logs.
+        size: pixels of a side.
+        pictures: how many pictures the generators learn from.
+        fresh: start from new weights, not from those in `assets`.
+        resume: go on from the run folder's newest checkpoint.
+        changes: fields of the stages' recipes to replace, such as {"steps": 100, "minutes": 60}.
+    """
+
+    assets: Path
+    runs: Path
+    size: int = 64
+    pictures: int = 48_000
+    fresh: bool = False
+    resume: bool = True
+    changes: tuple[tuple[str, object], ...] = ()
+
+    def recipe(self, recipe: TrainingRecipe) -> TrainingRecipe:
+        """A stage's recipe with this family's changes."""
+        return replace(recipe, **dict(self.changes))  # pyright: ignore[reportArgumentType]
+
+    @property
+    def data(self) -> Path:
+        """The drawn pictures, shared by the stages."""
+        return self.runs / "data"
+
+    def starts_fresh(self, weights: Path) -> bool:
+        """Whether a stage has no weights to start from, or is told to ignore them."""
+        return self.fresh or not weights.exists()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One model of the family.
+
+    Attributes:
+        name: as given on the command line.
+        folder: the model folder that it writes to.
+        run: trains, scores and writes; returns the scores.
+        main_score: the score that must not get worse.
+        about: one line.
+    """
+
+    name: str
+    folder: str
+    run: Callable[[Family], scores.Scores]
+    main_score: str
+    about: str
+
+
+def train_vae(family: Family) -> scores.Scores:
+    """The autoencoder. Once a prior stands on its latents, only the decoder is trained on."""
+    folder = family.assets / "toybox-sd" / "vae"
+    torch.manual_seed(1)
+    fresh = family.starts_fresh(folder)
+    model = vae.build(family.size) if fresh else load_model(AutoencoderKL, folder, torch.float32)
+    if not fresh and (family.assets / "toybox-sd" / "unet").is_dir():
+        for part in (model.encoder, model.quant_conv):
+            part.requires_grad_(False)
+    pictures = training_pictures(family.data, family.pictures, family.size)
+    recipe = family.recipe(vae.RECIPE)
+    seconds = _train(family, "vae", vae.task(model, pictures), recipe)
+    if fresh:
+        mean, deviation = prior.encode_latents(model, pictures.first(2048))
+        second_moment = (mean.float().square() + deviation.float().square()).mean() - mean.float().mean().square()
+        model.register_to_config(scaling_factor=round(second_moment.rsqrt().item(), 5))
+    found = scores.vae_scores(model, world.TUNING_SEEDS[0], family.size)
+    return _keep(family, "vae", recipe, seconds, found, lambda: save_model(model, folder, torch.float16))
+
+
+def train_clip(family: Family) -> scores.Scores:
+    """Both CLIP towers and, at the first time, the tokenizer."""
+    folder = family.assets / "toybox-clip"
+    torch.manual_seed(2)
+    if family.starts_fresh(folder):
+        tokenizer = clip.build_tokenizer()
+        model = clip.build(tokenizer, family.size)
+    else:
+        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        model = load_model(CLIPModel, folder, torch.float32)
+    pictures = training_pictures(family.data, family.pictures, family.size)
+    recipe = family.recipe(clip.RECIPE)
+    seconds = _train(family, "clip", clip.task(model, tokenizer, pictures), recipe)
+    found = scores.clip_scores(model, tokenizer, world.TUNING_SEEDS[0], family.size)
+
+    def save() -> None:
+        save_model(model, folder, torch.float16)
+        tokenizer.save_pretrained(folder)
+        write_json(folder / "preprocessor_config.json", clip.image_processor(family.size))
+
+    return _keep(family, "clip", recipe, seconds, found, save)
+
+
+def train_prior(family: Family) -> scores.Scores:
+    """The UNet with its camera token, on the latents of the VAE and the words of CLIP."""
+    folder = family.assets / "toybox-sd"
+    clip_folder = family.assets / "toybox-clip"
+    for needed in (folder / "vae", clip_folder):
+        if not needed.is_dir():
+            raise InputError(f"the prior needs {needed}: train the vae and clip stages first")
+    autoencoder = load_model(AutoencoderKL, folder / "vae", torch.float32)
+    tokenizer = CLIPTokenizer.from_pretrained(clip_folder, local_files_only=True)
+    torch.manual_seed(3)
+    if family.starts_fresh(folder / "unet"):
+        text_encoder = text_tower(load_model(CLIPModel, clip_folder, torch.float32))
+        model = prior.build(family.size // 2 ** (len(vae.CHANNELS) - 1))
+    else:
+        text_encoder = load_model(CLIPTextModel, folder / "text_encoder", torch.float32)
+        unet = load_model(UNet2DConditionModel, folder / "unet", torch.float32)
+        model = Denoiser(unet, load_model(CameraToken, folder / "camera_token", torch.float32))
+    pictures = training_pictures(family.data, family.pictures, family.size)
+    posteriors = prior.encode_latents(autoencoder, pictures)
+    tokens, empty = clip.tokenise(tokenizer, pictures.captions), clip.tokenise(tokenizer, [""])[0]
+    task = prior.task(model, pictures, posteriors, tokens, empty, text_encoder, autoencoder.config["scaling_factor"])
+    recipe = family.recipe(prior.RECIPE)
+    seconds = _train(family, "prior", task, recipe)
+    pipeline = TextToImage(prior.assemble(model, autoencoder, text_encoder, tokenizer))
+    found = prior_and_camera_scores(pipeline, world.TUNING_SEEDS[0], family.assets / "toybox-judge")
+
+    def save() -> None:
+        pipeline.save_pretrained(family.runs / "prior" / "result", torch.float16)
+        shutil.copytree(family.runs / "prior" / "result", folder, dirs_exist_ok=True)
+
+    return _keep(family, "prior", recipe, seconds, found, save)
+
+
+def train_judge(family: Family) -> scores.Scores:
+    """The picture judge."""
+    folder = family.assets / "toybox-judge"
+    torch.manual_seed(4)
+    fresh = family.starts_fresh(folder / "picture.safetensors")
+    model = (PictureJudge() if fresh else load_picture_judge(folder)).requires_grad_(True)
+    pictures = judges.judge_pictures(family.data, family.pictures, 64)
+    rejects = judges.reject_pictures(family.data, family.pictures // 4, 64)
+    recipe = family.recipe(judges.PICTURE_RECIPE)
+    seconds = _train(family, "judge", judges.PictureJudgeTask(model, pictures, rejects), recipe)
+    found = scores.judge_scores(model.eval(), world.TUNING_SEEDS[0])
+    return _keep(family, "judge", recipe, seconds, found, lambda: _save_judge(model, folder, "picture"))
+
+
+def train_motion_judge(family: Family) -> scores.Scores:
+    """The motion judge."""
+    folder = family.assets / "toybox-judge"
+    torch.manual_seed(5)
+    fresh = family.starts_fresh(folder / "motion.safetensors")
+    model = (MotionJudge() if fresh else load_motion_judge(folder)).requires_grad_(True)
+    clips, motions = judges.judge_clips(family.data, family.pictures // 12, 64)
+    recipe = family.recipe(judges.MOTION_RECIPE)
+    seconds = _train(family, "motion-judge", judges.MotionJudgeTask(model, clips, motions), recipe)
+    found = scores.motion_judge_scores(model.eval(), world.TUNING_SEEDS[0])
+    return _keep(family, "motion-judge", recipe, seconds, found, lambda: _save_judge(model, folder, "motion"))
+
+
+STAGES = {
+    stage.name: stage
+    for stage in (
+        Stage("vae", "toybox-sd", train_vae, "psnr", "autoencoder of the prior"),
+        Stage("clip", "toybox-clip", train_clip, "image_to_text_top1", "text and image towers"),
+        Stage("judge", "toybox-judge", train_judge, "class", "reads class, colour and view of a picture"),
+        Stage("prior", "toybox-sd", train_prior, "both", "text-to-image UNet with its camera token"),
+        Stage("motion-judge", "toybox-judge", train_motion_judge, "motion", "reads the motion of a clip"),
+    )
+}
+
+
+def text_tower(model: CLIPModel) -> CLIPTextModel:
+    """The text tower of a CLIP model as a model of its own."""
+    tower = CLIPTextModel(model.config.text_config)
+    weights = {name.removeprefix("text_model."): value for name, value in model.text_model.state_dict().items()}
+    own = {name.removeprefix("text_model."): name for name in tower.state_dict()}
+    tower.load_state_dict({own[name]: value for name, value in weights.items() if name in own})
+    return tower.eval()
+
+
+def prior_and_camera_scores(pipeline: TextToImage, seed: int, judge_folder: Path) -> scores.Scores:
+    """All judged scores of a prior; none if no judge has been trained yet."""
+    if not (judge_folder / "picture.safetensors").is_file():
+        return {}
+    judge = load_picture_judge(judge_folder)
+    parts = (scores.prior_scores, scores.view_scores, scores.camera_scores)
+    return {name: value for part in parts for name, value in part(pipeline, judge, seed).items()}
+
+
+def state_of(family: Family, stage: Stage) -> dict[str, object]:
+    """What the last kept training of a stage says: steps, hours and scores over all its calls."""
+    lines = [line for line in _history(family.assets / stage.folder) if line["stage"] == stage.name]
+    if not lines:
+        return {"stage": stage.name, "state": "not trained", "about": stage.about}
+    total = {"steps": sum(line["steps"] for line in lines), "hours": sum(line["seconds"] for line in lines) / 3600}
+    kept = [line for line in lines if line["kept"]][-1:]
+    return {"stage": stage.name, "state": "trained", **total, **(kept[0]["scores"] if kept else {})}
+
+
+def _train(family: Family, name: str, task: Task, recipe: TrainingRecipe) -> float:
+    """Train, leave the averaged weights in the task's model, return the seconds spent."""
+    transformers_logging.disable_progress_bar()
+    result = train(task, recipe, family.runs / name, resume=family.resume)
+    task.model.load_state_dict(result.ema)
+    task.model.cpu().eval()
+    return result.seconds
+
+
+def _keep(
+    family: Family,
+    name: str,
+    recipe: TrainingRecipe,
+    seconds: float,
+    found: scores.Scores,
+    save: Callable[[], None],
+) -> scores.Scores:
+    """Write the weights if their main score is the best so far; note the training either way."""
+    stage = STAGES[name]
+    folder = family.assets / stage.folder
+    before = None if family.fresh else state_of(family, stage).get(stage.main_score)
+    kept = not isinstance(before, float) or found.get(stage.main_score, 0.0) > before
+    folder.mkdir(parents=True, exist_ok=True)
+    if kept:
+        save()
+    last = json.loads((family.runs / name / "log.jsonl").read_text().splitlines()[-1])
+    line = {
+        "stage": name,
+        "kept": kept,
+        "steps": last["step"],
+        "seconds": round(seconds, 1),
+        "pictures": family.pictures,
+        "size": family.size,
+        "toybox_version": world.VERSION,
+        "recipe": asdict(recipe),
+        "machine": machine(),
+        "scores": {key: round(value, 4) for key, value in found.items()},
+    }
+    earlier = [entry for entry in _history(folder) if not (family.fresh and entry["stage"] == name)]
+    write_json(folder / "training.json", [*earlier, line])
+    write_card(folder)
+    return found
+
+
+def _history(folder: Path) -> list[dict]:
+    path = folder / "training.json"
+    return json.loads(path.read_text()) if path.is_file() else []
+
+
+def _save_judge(model: nn.Module, folder: Path, name: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {
+        key: value.half().contiguous() if value.is_floating_point() else value.contiguous()
+        for key, value in model.state_dict().items()
+    }
+    with atomic_path(folder / f"{name}.safetensors") as path:
+        save_file(state, path)
+    write_json(folder / "config.json", {"toybox_version": world.VERSION, "size": 64})

@@ -1,0 +1,50 @@
+"""Train the bundled models: all stages in order, or those that are named.
+
+    python scripts/train_bundled.py --list
+    python scripts/train_bundled.py vae clip judge prior motion-judge
+    python scripts/train_bundled.py prior --minutes 60 --resume
+    accelerate launch scripts/train_bundled.py prior
+
+A stage starts from the weights in assets/ and writes them back if they got better. It runs on whatever device there is.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from core2d.bundled.stages import STAGES, Family, state_of
+from core2d.models import assets_folder
+from core2d.run import main_guard
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stages", nargs="*", choices=[[], *STAGES], default=[], metavar="STAGE", help=", ".join(STAGES))
+    parser.add_argument("--list", action="store_true", help="show each stage's state and scores, and stop")
+    parser.add_argument("--assets", type=Path, default=assets_folder(), help="folder of the models")
+    parser.add_argument("--runs", type=Path, default=Path("runs/bundled"), help="folder of data, checkpoints and logs")
+    parser.add_argument("--size", type=int, default=64, help="pixels of a side")
+    parser.add_argument("--pictures", type=int, default=48_000, help="pictures that the generators learn from")
+    parser.add_argument("--minutes", type=float, default=90, help="longest a stage trains in this call")
+    parser.add_argument("--steps", type=int, help="steps of the stage's schedule, instead of the recipe's")
+    parser.add_argument("--batch-size", type=int, help="rows of a step, instead of the recipe's")
+    parser.add_argument("--learning-rate", type=float, help="instead of the recipe's")
+    parser.add_argument("--fresh", action="store_true", help="start from new weights, not from those in assets")
+    parser.add_argument("--resume", action="store_true", help="go on from the run folder's newest checkpoint")
+    given = parser.parse_args()
+    changes = {name: getattr(given, name) for name in ("minutes", "steps", "batch_size", "learning_rate")}
+    family = Family(
+        given.assets, given.runs, given.size, given.pictures, given.fresh, given.resume,
+        tuple((name, value) for name, value in changes.items() if value is not None),
+    )  # fmt: skip
+    if given.list:
+        for stage in STAGES.values():
+            print(json.dumps(state_of(family, stage)))
+        return
+    for name in given.stages or STAGES:
+        print(json.dumps({"stage": name, **STAGES[name].run(family)}), flush=True)
+
+
+if __name__ == "__main__":
+    with main_guard():
+        main()
