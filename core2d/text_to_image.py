@@ -56,8 +56,8 @@ class TextToImage:
 
     Args:
         backbone: a `Backbone`, or an oracle.
-        scheduler: a diffusers scheduler, the name of one (see `core2d.models.schedulers`), or None for the one of
-            the model's folder.
+        scheduler: a diffusers scheduler, the name of one (see `core2d.models.schedulers`), or None for the one
+            of the model's folder.
     """
 
     def __init__(self, backbone: Denoiser, scheduler: SchedulerMixin | str | None = None):
