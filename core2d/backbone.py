@@ -76,9 +76,7 @@ class Denoiser(ABC):
         """
 
     @abstractmethod
-    def network(
-        self, x_t: Tensor, t: int | Tensor, condition: TextCondition, camera: Camera | None = None
-    ) -> Tensor:
+    def network(self, x_t: Tensor, t: int | Tensor, condition: TextCondition, camera: Camera | None = None) -> Tensor:
         """The network's own output (b, c, h, w), whatever it predicts. Arguments as for `predict`."""
 
     def add_noise(self, x0: Tensor, noise: Tensor, t: int | Tensor) -> Tensor:
@@ -218,12 +216,8 @@ class Backbone(Denoiser):
             family,
             vae,
             read_json(folder / "scheduler" / "scheduler_config.json"),
-            load_model(CameraToken, folder / "camera_token", dtype)
-            if (folder / "camera_token").is_dir()
-            else None,
-            load_model(CLIPVisionModelWithProjection, folder / "image_encoder", dtype)
-            if has_image_encoder
-            else None,
+            load_model(CameraToken, folder / "camera_token", dtype) if (folder / "camera_token").is_dir() else None,
+            load_model(CLIPVisionModelWithProjection, folder / "image_encoder", dtype) if has_image_encoder else None,
         )
         return backbone.to(device)
 
@@ -288,9 +282,7 @@ class Backbone(Denoiser):
         pixels = ((pixels.clamp(0, 1) - mean) / std).to(self.device, self.image_encoder.dtype)
         return self.image_encoder(pixels).image_embeds.to(images.dtype)  # (b, e)
 
-    def network(
-        self, x_t: Tensor, t: int | Tensor, condition: TextCondition, camera: Camera | None = None
-    ) -> Tensor:
+    def network(self, x_t: Tensor, t: int | Tensor, condition: TextCondition, camera: Camera | None = None) -> Tensor:
         rows, _, height, width = x_t.shape
         steps = torch.as_tensor(t, device=self.device).expand(rows)  # (b,)
         condition = condition.expand(rows).to(self.device, self.dtype)
@@ -303,9 +295,7 @@ class Backbone(Denoiser):
     def _view_tokens(self, camera: Camera, rows: int) -> Tensor:
         """(b, 1, d) tokens of one view, or of one for each sample."""
         if self.camera_token is None:
-            raise InputError(
-                "this model has no camera token: describe the view in the prompt, or use one that has"
-            )
+            raise InputError("this model has no camera token: describe the view in the prompt, or use one that has")
         features = camera_features(camera).to(self.device, self.dtype)  # (n, 5)
         if len(features) not in (1, rows):
             raise ValueError(f"{len(features)} cameras for {rows} samples; give one, or one for each")

@@ -117,10 +117,10 @@ def orbit(azimuth, elevation, radius, fov_y: float | Tensor = FIELD_OF_VIEW) -> 
         fov_y: vertical field of view in radians; number or (n,).
     """
     numbers = [torch.as_tensor(value, dtype=torch.float32).reshape(-1) for value in (azimuth, elevation, radius, fov_y)]
-    azimuth, elevation, radius, fov_y = torch.broadcast_tensors(*numbers)
+    azimuth, elevation, radius, fields = torch.broadcast_tensors(*numbers)
     flat = elevation.cos()
     toward = torch.stack([flat * azimuth.cos(), flat * azimuth.sin(), elevation.sin()], dim=1)  # (n, 3)
-    return Cameras(look_at(radius[:, None] * toward, torch.zeros(3)), fov_y)
+    return Cameras(look_at(radius[:, None] * toward, torch.zeros(3)), fields)
 
 
 # -- conventions: each pair is its own inverse or has one ------------------------------------------------

@@ -100,18 +100,12 @@ class OracleBackbone(Denoiser):
         return weights / weights.sum()
 
     def encode_images(self, images: Tensor, generator: Generators | None = None) -> Tensor:
-        return (
-            2 * images - 1 if self.autoencoder is None else self.autoencoder.encode_images(images, generator)
-        )
+        return 2 * images - 1 if self.autoencoder is None else self.autoencoder.encode_images(images, generator)
 
     def decode(self, latents: Tensor) -> Tensor:
-        return (
-            (latents / 2 + 0.5).clamp(0, 1) if self.autoencoder is None else self.autoencoder.decode(latents)
-        )
+        return (latents / 2 + 0.5).clamp(0, 1) if self.autoencoder is None else self.autoencoder.decode(latents)
 
-    def network(
-        self, x_t: Tensor, t: int | Tensor, condition: TextCondition, camera: Camera | None = None
-    ) -> Tensor:
+    def network(self, x_t: Tensor, t: int | Tensor, condition: TextCondition, camera: Camera | None = None) -> Tensor:
         rows = len(x_t)
         weights = condition.expand(rows).tokens[..., 0]  # (b, n)
         if camera is not None:

@@ -46,7 +46,7 @@ class TextToImageRecipe(Recipe):
     """Draw images from text with a diffusion prior."""
 
     prompts: Prompts
-    """What to draw. Several images make one sheet; the single ones lie in a folder beside it."""
+    """What to draw. Several images make a sheet; the single ones lie in a folder beside it (out/000.png, ...)."""
     output: Output
     """Image to write: .png, .jpg or .webp."""
     model: str = "toybox-sd"
@@ -59,8 +59,8 @@ class TextToImageRecipe(Recipe):
     """What the images should not show."""
     num_images: int = 1
     """Images for each prompt: those of one prompt stand in one row."""
-    scheduler: Literal["ddim", "ddpm", "dpm++", "euler"] = "ddim"
-    """How the noise is taken away step by step."""
+    scheduler: Literal["ddim", "ddpm", "dpm++", "euler", "euler-a", "pndm", "unipc"] | None = None
+    """How the noise is taken away step by step; None takes the scheduler of the model's folder."""
 
     def check(self) -> None:
         super().check()

@@ -56,19 +56,13 @@ class NoiseSchedule:
         num_train_timesteps: int = 1000,
     ):
         if prediction_type not in get_args(PredictionType):
-            raise InputError(
-                f"prediction type {prediction_type!r} is none of {', '.join(get_args(PredictionType))}"
-            )
+            raise InputError(f"prediction type {prediction_type!r} is none of {', '.join(get_args(PredictionType))}")
         if (alphas_cumprod is None) != (prediction_type == "flow"):
             raise InputError("a flow-matching checkpoint has no alphas_cumprod, any other one has")
         if prediction_type == "epsilon" and alphas_cumprod is not None and alphas_cumprod[-1] <= 0:
-            raise InputError(
-                "a schedule that ends in pure noise (zero terminal SNR) cannot predict epsilon: use v"
-            )
+            raise InputError("a schedule that ends in pure noise (zero terminal SNR) cannot predict epsilon: use v")
         self.prediction_type: PredictionType = prediction_type
-        self.alphas_cumprod = (
-            None if alphas_cumprod is None else alphas_cumprod.double()
-        )  # float64: sqrt is exact
+        self.alphas_cumprod = None if alphas_cumprod is None else alphas_cumprod.double()  # float64: sqrt is exact
         self.num_train_timesteps = num_train_timesteps if alphas_cumprod is None else len(alphas_cumprod)
 
     @classmethod
@@ -87,19 +81,19 @@ class NoiseSchedule:
         """alpha_t and sigma_t in the dtype of `like` (b, ...), shaped (b, 1, ...) to multiply it.
 
         Args:
-            t: one step or (b,) steps: integers in [0, T), or real numbers in [0, T] for flow matching.
+            t: one step or (b,) steps: in [0, T - 1], or in [0, T] for flow matching. Some samplers (Euler) ask for
+                steps between two integers, where alpha_t^2 is interpolated.
         """
         t = torch.as_tensor(t, device=like.device).expand(len(like))  # (b,)
         if self.alphas_cumprod is None:
             sigma = t.double() / self.num_train_timesteps  # (b,)
             alpha = 1 - sigma  # (b,)
         else:
-            if t.is_floating_point():
-                raise ValueError(
-                    "this schedule has integer steps; round t before asking for its alpha and sigma"
-                )
             self.alphas_cumprod = self.alphas_cumprod.to(like.device)
-            alpha_squared = self.alphas_cumprod[t]  # (T,) at (b,) -> (b,)
+            below = t.long()  # (b,)
+            above = (below + 1).clamp(max=self.num_train_timesteps - 1)  # (b,)
+            start, end = self.alphas_cumprod[below], self.alphas_cumprod[above]  # (T,) at (b,) -> (b,)
+            alpha_squared = start.lerp(end, t.double() - below)  # (b,)
             alpha, sigma = alpha_squared.sqrt(), (1 - alpha_squared).sqrt()  # (b,)
         shape = (len(like),) + (1,) * (like.ndim - 1)
         return alpha.to(like.dtype).view(shape), sigma.to(like.dtype).view(shape)

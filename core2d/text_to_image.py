@@ -152,22 +152,14 @@ class TextToImage:
             raise InputError(f"output type {output_type!r} is none of pil, pt, np, latent")
         shape = (count, *self._latent_shape(height, width))
         generators = _generators(generator, seed, len(prompts), num_images_per_prompt)
-        noise = (
-            randn_tensor(shape, generators, self.backbone.device) if latents is None else latents
-        )  # (n, c, h, w)
+        noise = randn_tensor(shape, generators, self.backbone.device) if latents is None else latents  # (n, c, h, w)
         if noise.shape != shape:
             raise InputError(f"latents have shape {tuple(noise.shape)} where {shape} is needed")
         condition = self.backbone.encode_text(prompts).repeat_interleave(num_images_per_prompt)  # n rows
         unconditional = None
         if guidance_scale > 1:
-            negatives = (
-                negative_prompt
-                if isinstance(negative_prompt, list)
-                else [negative_prompt or ""] * len(prompts)
-            )
-            unconditional = self.backbone.encode_text(negatives).repeat_interleave(
-                num_images_per_prompt
-            )  # n rows
+            negatives = negative_prompt if isinstance(negative_prompt, list) else [negative_prompt or ""] * len(prompts)
+            unconditional = self.backbone.encode_text(negatives).repeat_interleave(num_images_per_prompt)  # n rows
         view = None if camera is None else camera_features(camera)  # (n or 1, 5)
         if view is not None and len(view) not in (1, count):
             raise InputError(f"{len(view)} cameras for {count} images: give one, or one for each")
@@ -203,9 +195,7 @@ class TextToImage:
         # Some solvers take no generator; those that do draw the noise of each sample from its own.
         takes_generators = "generator" in inspect.signature(scheduler.step).parameters
         options = {"generator": generators} if takes_generators else {}
-        scaled = getattr(
-            scheduler, "scale_model_input", lambda sample, _t: sample
-        )  # those of flow models do not scale
+        scaled = getattr(scheduler, "scale_model_input", lambda sample, _t: sample)  # those of flow models do not scale
         for index, t in enumerate(scheduler.timesteps):
             output = guide(scaled(latents, t), t)
             latents = scheduler.step(output, t, latents, return_dict=False, **options)[0]
@@ -229,9 +219,7 @@ class TextToImage:
         sides = [self.backbone.image_size if side is None else side for side in (height, width)]
         for side in sides:
             if side < factor or side % factor:
-                raise InputError(
-                    f"an image side of {side} pixels is not possible: give a multiple of {factor}"
-                )
+                raise InputError(f"an image side of {side} pixels is not possible: give a multiple of {factor}")
         return self.backbone.latent_channels, sides[0] // factor, sides[1] // factor
 
 
@@ -266,9 +254,7 @@ def model_index(backbone: Backbone, scheduler: Any) -> dict[str, Any]:
     components |= {"vae": backbone.vae, "scheduler": scheduler}
     if backbone.image_encoder is not None:
         components["image_encoder"] = backbone.image_encoder
-    index |= {
-        name: [type(part).__module__.split(".")[0], type(part).__name__] for name, part in components.items()
-    }
+    index |= {name: [type(part).__module__.split(".")[0], type(part).__name__] for name, part in components.items()}
     absent = family.optional_components - components.keys()
     return index | {name: [None, None] for name in sorted(absent)}
 
@@ -285,15 +271,11 @@ def _check(
     if images < 1:
         raise InputError(f"{images} images for each prompt are not possible: give 1 or more")
     if isinstance(negative_prompt, list) and len(negative_prompt) != len(prompts):
-        raise InputError(
-            f"{len(negative_prompt)} negative prompts for {len(prompts)} prompts: give one for each"
-        )
+        raise InputError(f"{len(negative_prompt)} negative prompts for {len(prompts)} prompts: give one for each")
     if not 0 <= rescale <= 1:
         raise InputError(f"a guidance rescale of {rescale} is not possible: give 0 to 1")
     if scale <= 1 and (negative_prompt or rescale):
-        raise InputError(
-            f"a guidance scale of {scale} switches guidance off: no negative prompt or rescale then"
-        )
+        raise InputError(f"a guidance scale of {scale} switches guidance off: no negative prompt or rescale then")
 
 
 def _generators(
@@ -379,6 +361,4 @@ def _check_folder(folder: Path) -> None:
     if folder.is_dir() and all(re.fullmatch(r"\d{3,}\.\w+", path.name) for path in folder.iterdir()):
         return
     if folder.exists():
-        raise InputError(
-            f"the single images would replace {folder}, which holds something else: name another output"
-        )
+        raise InputError(f"the single images would replace {folder}, which holds something else: name another output")

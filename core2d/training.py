@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -31,6 +31,7 @@ from tqdm import tqdm
 from core2d.errors import InputError
 from core2d.run import atomic_path, remove
 
+Model = TypeVar("Model", bound=nn.Module)
 KEPT_CHECKPOINTS = 2
 FREE_FIELDS = {"minutes", "checkpoint_every", "log_every"}  # a resume may change these, not what is learned
 
@@ -60,10 +61,10 @@ class TrainingRecipe:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
 
 
-class Task(Protocol):
+class Task(Protocol[Model]):
     """What the loop needs to know. `model` holds the starting weights and, afterwards, the trained ones."""
 
-    model: nn.Module
+    model: Model
 
     def batch(self, step: int, positions: Tensor, batch_size: int) -> dict[str, Tensor]:
         """Rows `positions` (n,) of the `batch_size` rows of `step` (from 0), noise and drops included.
@@ -73,7 +74,7 @@ class Task(Protocol):
         """
         ...
 
-    def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float | Tensor]]:
+    def loss(self, model: Model, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float | Tensor]]:
         """Mean over the rows of `batch`, and named scalars to log (the same names on every process).
 
         `model` is `self.model`, whose parts may be called one by one; runs under autocast. Only a loss that
@@ -123,7 +124,7 @@ def ema_decay(recipe: TrainingRecipe, step: int) -> float:
 
 
 def train(
-    task: Task,
+    task: Task[Any],
     recipe: TrainingRecipe,
     folder: Path,
     resume: bool = False,
@@ -217,7 +218,7 @@ def train(
 class _Loss(nn.Module):
     """The task's loss as one module: DDP sees one forward, the task calls parts of its model as it likes."""
 
-    def __init__(self, task: Task, precision: str) -> None:
+    def __init__(self, task: Task[Any], precision: str) -> None:
         super().__init__()
         self.model, self.task, self.precision = task.model, task, precision
 

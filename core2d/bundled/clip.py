@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from tokenizers import Tokenizer, models, trainers
 from tokenizers.pre_tokenizers import ByteLevel
@@ -19,7 +20,7 @@ LENGTH = 32  # tokens of a caption, start and end included
 WIDTH = 128
 SPECIAL_TOKENS = ["<|startoftext|>", "<|endoftext|>"]
 RECIPE = TrainingRecipe(
-    steps=1500, batch_size=128, learning_rate=1e-3, warmup_steps=150, weight_decay=0.05, ema_decay=0.99
+    steps=1200, batch_size=128, learning_rate=1e-3, warmup_steps=150, weight_decay=0.05, ema_decay=0.99
 )
 
 
@@ -39,7 +40,7 @@ def build_tokenizer() -> CLIPTokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator(captions.vocabulary(), trainer)
-    merges = [tuple(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]]
+    merges: Any = [tuple(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]]
     letters = sorted(ByteLevel.alphabet())
     # every letter can also end a word, so that no word is unknown
     tokens = [*SPECIAL_TOKENS, *letters, *(f"{letter}</w>" for letter in letters), *("".join(pair) for pair in merges)]
@@ -49,11 +50,12 @@ def build_tokenizer() -> CLIPTokenizer:
 
 def build(tokenizer: CLIPTokenizer, size: int) -> CLIPModel:
     """Fresh towers for pictures of `size` pixels."""
-    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    common = {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_attention_heads": 4}
+    start, end = (tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS)
+    ids: dict[str, Any] = {"bos_token_id": start, "eos_token_id": end, "pad_token_id": end}
+    common: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_attention_heads": 4}
     text = CLIPTextConfig(
         vocab_size=len(tokenizer), num_hidden_layers=3, max_position_embeddings=LENGTH, projection_dim=WIDTH,
-        pad_token_id=tokenizer.pad_token_id, **common, **ids,
+        **common, **ids,
     )  # fmt: skip
     vision = CLIPVisionConfig(num_hidden_layers=4, image_size=size, patch_size=8, projection_dim=WIDTH, **common)
     config = CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=WIDTH)

@@ -57,7 +57,7 @@ def encode_latents(
     """Mean and deviation (n, 4, h, w) float16 of each picture's posterior, not yet scaled."""
     means, deviations = [], []
     for start in range(0, len(pictures), 128):
-        rgb = torch.from_numpy(np.ascontiguousarray(pictures.rgb[start : start + 128]))
+        rgb = torch.from_numpy(np.array(pictures.rgb[start : start + 128]))
         with torch.autocast("cpu", torch.bfloat16):
             posterior = vae.encode(rgb.float() / 127.5 - 1.0).latent_dist  # pyright: ignore
         means.append(posterior.mean.half())

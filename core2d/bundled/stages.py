@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -95,13 +96,15 @@ def train_vae(family: Family) -> scores.Scores:
     torch.manual_seed(1)
     fresh = family.starts_fresh(folder)
     model = vae.build(family.size) if fresh else load_model(AutoencoderKL, folder, torch.float32)
-    if not fresh and (family.assets / "toybox-sd" / "unet").is_dir():
-        for part in (model.encoder, model.quant_conv):
-            part.requires_grad_(False)
+    model.requires_grad_(True)
+    stands = not fresh and (family.assets / "toybox-sd" / "unet").is_dir()
+    if stands:
+        model.encoder.requires_grad_(False)
+        model.quant_conv.requires_grad_(False)  # pyright: ignore[reportOptionalMemberAccess]
     pictures = training_pictures(family.data, family.pictures, family.size)
     recipe = family.recipe(vae.RECIPE)
     seconds = _train(family, "vae", vae.task(model, pictures), recipe)
-    if fresh:
+    if not stands:
         mean, deviation = prior.encode_latents(model, pictures.first(2048))
         second_moment = (mean.float().square() + deviation.float().square()).mean() - mean.float().mean().square()
         model.register_to_config(scaling_factor=round(second_moment.rsqrt().item(), 5))
@@ -118,7 +121,7 @@ def train_clip(family: Family) -> scores.Scores:
         model = clip.build(tokenizer, family.size)
     else:
         tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-        model = load_model(CLIPModel, folder, torch.float32)
+        model = load_model(CLIPModel, folder, torch.float32).requires_grad_(True)
     pictures = training_pictures(family.data, family.pictures, family.size)
     recipe = family.recipe(clip.RECIPE)
     seconds = _train(family, "clip", clip.task(model, tokenizer, pictures), recipe)
@@ -148,7 +151,8 @@ def train_prior(family: Family) -> scores.Scores:
     else:
         text_encoder = load_model(CLIPTextModel, folder / "text_encoder", torch.float32)
         unet = load_model(UNet2DConditionModel, folder / "unet", torch.float32)
-        model = Denoiser(unet, load_model(CameraToken, folder / "camera_token", torch.float32))
+        camera_token = load_model(CameraToken, folder / "camera_token", torch.float32)
+        model = Denoiser(unet, camera_token).requires_grad_(True)
     pictures = training_pictures(family.data, family.pictures, family.size)
     posteriors = prior.encode_latents(autoencoder, pictures)
     tokens, empty = clip.tokenise(tokenizer, pictures.captions), clip.tokenise(tokenizer, [""])[0]
@@ -206,7 +210,7 @@ STAGES = {
 
 def text_tower(model: CLIPModel) -> CLIPTextModel:
     """The text tower of a CLIP model as a model of its own."""
-    tower = CLIPTextModel(model.config.text_config)
+    tower = CLIPTextModel(model.config.text_config)  # pyright: ignore[reportArgumentType]
     weights = {name.removeprefix("text_model."): value for name, value in model.text_model.state_dict().items()}
     own = {name.removeprefix("text_model."): name for name in tower.state_dict()}
     tower.load_state_dict({own[name]: value for name, value in weights.items() if name in own})
@@ -232,7 +236,7 @@ def state_of(family: Family, stage: Stage) -> dict[str, object]:
     return {"stage": stage.name, "state": "trained", **total, **(kept[0]["scores"] if kept else {})}
 
 
-def _train(family: Family, name: str, task: Task, recipe: TrainingRecipe) -> float:
+def _train(family: Family, name: str, task: Task[Any], recipe: TrainingRecipe) -> float:
     """Train, leave the averaged weights in the task's model, return the seconds spent."""
     transformers_logging.disable_progress_bar()
     result = train(task, recipe, family.runs / name, resume=family.resume)

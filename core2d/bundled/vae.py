@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
@@ -20,10 +21,13 @@ RECIPE = TrainingRecipe(
 def build(size: int) -> AutoencoderKL:
     """A fresh autoencoder for pictures of `size` pixels."""
     levels = len(CHANNELS)
+    blocks: dict[str, Any] = {  # diffusers types these tuples as of one entry
+        "down_block_types": ("DownEncoderBlock2D",) * levels,
+        "up_block_types": ("UpDecoderBlock2D",) * levels,
+        "block_out_channels": CHANNELS,
+    }
     return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        block_out_channels=CHANNELS,
+        **blocks,
         layers_per_block=1,
         latent_channels=4,
         norm_num_groups=8,
@@ -34,4 +38,4 @@ def build(size: int) -> AutoencoderKL:
 
 def task(model: AutoencoderKL, pictures: Pictures) -> AutoencoderTask:
     """Train `model` on `pictures`."""
-    return AutoencoderTask(model, partial(picture_rows, pictures), len(pictures), seed=11)
+    return AutoencoderTask(model, partial(picture_rows, pictures), len(pictures), body_weight=3.0, seed=11)

@@ -38,9 +38,7 @@ def resolve(name_or_folder: str | Path) -> Path:
     if cached is not None:
         return cached
     known = ", ".join(models) or "none"
-    raise InputError(
-        f"no model {str(name_or_folder)!r}: not a folder, and not a bundled model (bundled: {known})"
-    )
+    raise InputError(f"no model {str(name_or_folder)!r}: not a folder, and not a bundled model (bundled: {known})")
 
 
 def _cached_snapshot(hub_id: str) -> Path | None:

@@ -94,9 +94,7 @@ class Family:
     denoiser_name: ClassVar[str] = "unet"
     models: ClassVar[dict[str, type[nn.Module]]]
     tokenizers: ClassVar[dict[str, type[PreTrainedTokenizerBase]]]
-    optional_components: ClassVar[frozenset[str]] = (
-        frozenset()
-    )  # which `model_index.json` names even if absent
+    optional_components: ClassVar[frozenset[str]] = frozenset()  # which `model_index.json` names even if absent
 
     def __init__(self, parts: dict[str, Any], index: dict[str, Any]):
         """`index` is the content of `model_index.json`: the class of the pipeline, and its settings."""
@@ -107,9 +105,7 @@ class Family:
     @classmethod
     def load(cls, folder: Path, index: dict[str, Any], dtype: torch.dtype) -> "Family":
         """Read every part of a folder; InputError if one is missing or does not fit."""
-        parts: dict[str, Any] = {
-            name: load_tokenizer(kind, folder / name) for name, kind in cls.tokenizers.items()
-        }
+        parts: dict[str, Any] = {name: load_tokenizer(kind, folder / name) for name, kind in cls.tokenizers.items()}
         parts |= {name: load_model(kind, folder / name, dtype) for name, kind in cls.models.items()}
         return cls(parts, index)
 
@@ -161,9 +157,7 @@ class StableDiffusion(Family):
     def encode(self, prompt: str) -> TextCondition:
         encoder = self.parts["text_encoder"]
         ids, mask = self.token_ids(prompt)  # (1, n) each
-        uses_mask = getattr(
-            encoder.config, "use_attention_mask", False
-        )  # SD 2.x-like ports say so in their config
+        uses_mask = getattr(encoder.config, "use_attention_mask", False)  # SD 2.x-like ports say so in their config
         hidden = encoder(ids, attention_mask=mask if uses_mask else None).last_hidden_state  # (1, n, d)
         return TextCondition(hidden)
 
@@ -217,14 +211,10 @@ class PixArt(Family):
 
     @property
     def max_tokens(self) -> int:
-        return (
-            300 if "Sigma" in self.index.get("_class_name", "") else 120
-        )  # as trained; T5 itself has no limit
+        return 300 if "Sigma" in self.index.get("_class_name", "") else 120  # as trained; T5 itself has no limit
 
     def encode(self, prompt: str) -> TextCondition:
-        ids, mask = self.token_ids(
-            prompt.lower().strip()
-        )  # (1, n) each; captions were lower-cased in training
+        ids, mask = self.token_ids(prompt.lower().strip())  # (1, n) each; captions were lower-cased in training
         hidden = self.parts["text_encoder"](ids, attention_mask=mask).last_hidden_state  # (1, n, d)
         return TextCondition(hidden, mask=mask)
 
@@ -259,9 +249,7 @@ def family_of(index: dict[str, Any]) -> type[Family]:
     if "unet" in components and "text_encoder" in components:
         return StableDiffusion
     name = index.get("_class_name", "an unnamed pipeline")
-    raise InputError(
-        f"{name} is no model that is known here: give an SD 1.x, 2.x, SDXL (base) or PixArt folder"
-    )
+    raise InputError(f"{name} is no model that is known here: give an SD 1.x, 2.x, SDXL (base) or PixArt folder")
 
 
 def load_tokenizer(kind: type[PreTrainedTokenizerBase], folder: Path) -> PreTrainedTokenizerBase:

@@ -30,9 +30,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(
-            f"{path.parent} is not a model folder that can be read: it has no {path.name}"
-        ) from None
+        raise InputError(f"{path.parent} is not a model folder that can be read: it has no {path.name}") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path} is not readable JSON: {error}") from error
     if not isinstance(value, dict):
@@ -53,9 +51,7 @@ def weights_files(folder: Path) -> tuple[list[Path], str | None]:
         return files, "fp16"
     pickled = sorted(file.name for kind in ("*.bin", "*.pt", "*.pth", "*.ckpt") for file in folder.glob(kind))
     if pickled:
-        raise InputError(
-            f"{folder} holds only the pickle {pickled[0]}, which is not read: convert it to safetensors"
-        )
+        raise InputError(f"{folder} holds only the pickle {pickled[0]}, which is not read: convert it to safetensors")
     raise InputError(f"{folder} holds no .safetensors weights")
 
 
@@ -91,9 +87,7 @@ def load_model(model_class: type[Model], folder: Path, dtype: torch.dtype) -> Mo
                 output_loading_info=True,
             )
     except (ValueError, RuntimeError, OSError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            _misfit(model_class, folder, found) or f"{folder} cannot be loaded: {error}"
-        ) from error
+        raise InputError(_misfit(model_class, folder, found) or f"{folder} cannot be loaded: {error}") from error
     if info["missing_keys"] or info["unexpected_keys"] or info["mismatched_keys"]:
         raise InputError(_misfit(model_class, folder, found) or f"{folder} does not fit its config.json")
     # Some loaders keep single modules in another format (T5's in float32 when asked for float16): as
@@ -158,9 +152,7 @@ def save_model(model: nn.Module, folder: Path, dtype: torch.dtype | None = None)
     else:
         model.config.save_pretrained(folder)  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
         config = read_json(folder / "config.json") | {"dtype": "float32"}
-        (folder / "config.json").write_text(
-            json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8"
-        )
+        (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         file = "model.safetensors"
         if type(model).__name__ == "CLIPTextModel":
             state = {TEXT_PREFIX + name.removeprefix(TEXT_PREFIX): tensor for name, tensor in state.items()}

@@ -33,9 +33,7 @@ def make_scheduler(config: Mapping[str, Any], scheduler: SchedulerMixin | str | 
         if scheduler not in SCHEDULERS:
             raise InputError(f"unknown scheduler {scheduler!r}: give one of {', '.join(SCHEDULERS)}")
         if NoiseSchedule.from_config(config).is_flow:
-            raise InputError(
-                f"scheduler {scheduler!r} does not fit a flow-matching model: leave it to the model"
-            )
+            raise InputError(f"scheduler {scheduler!r} does not fit a flow-matching model: leave it to the model")
         class_name, defaults = SCHEDULERS[scheduler]
     elif scheduler is not None:
         class_name, config = type(scheduler).__name__, scheduler.config  # pyright: ignore[reportAttributeAccessIssue]

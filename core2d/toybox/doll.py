@@ -59,11 +59,15 @@ def pose_of(motion: str, phase: float) -> Pose:
         return Pose(swing_hips=(stride, -stride), bend_knees=knees, swing_arms=(-stride, stride))
     if motion == "squatting":
         depth = 0.5 - 0.5 * math.cos(turn)
-        hips, knees, arms = (1.35 * depth,) * 2, (2.0 * depth,) * 2, (1.4 * depth,) * 2
-        return Pose(swing_hips=hips, bend_knees=knees, swing_arms=arms, lean=0.5 * depth)
+        return Pose(
+            swing_hips=(1.35 * depth, 1.35 * depth),
+            bend_knees=(2.0 * depth, 2.0 * depth),
+            swing_arms=(1.4 * depth, 1.4 * depth),
+            lean=0.5 * depth,
+        )
     if motion == "jumping":
         up = abs(math.sin(turn / 2))  # one jump a cycle
-        return Pose(lift=0.22 * up, raise_arms=(0.15 + 2.4 * up,) * 2, swing_hips=(0.0, 0.0))
+        return Pose(lift=0.22 * up, raise_arms=(0.15 + 2.4 * up, 0.15 + 2.4 * up))
     return Pose()
 
 

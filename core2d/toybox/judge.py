@@ -71,7 +71,7 @@ def _down(inside: int, outside: int) -> nn.Sequential:
 class PictureJudge(nn.Module):
     """Reads class (or reject), colour, view word and azimuth bin."""
 
-    def __init__(self, channels: Sequence[int] = (24, 48, 80, 112)) -> None:
+    def __init__(self, channels: Sequence[int] = (24, 40, 64, 96)) -> None:
         super().__init__()
         a, b, c, d = channels
         self.body = nn.Sequential(_down(3, a), _down(a, b), Block(b), _down(b, c), Block(c), _down(c, d), Block(d))
@@ -97,7 +97,7 @@ class PictureJudge(nn.Module):
 class MotionJudge(nn.Module):
     """Reads which motion a clip of 16 frames shows, its direction included."""
 
-    def __init__(self, channels: Sequence[int] = (32, 64, 96, 128)) -> None:
+    def __init__(self, channels: Sequence[int] = (24, 48, 80, 96)) -> None:
         super().__init__()
         a, b, c, d = channels
         self.frames = nn.Sequential(_down(6, a), _down(a, b), Block(b), _down(b, c))

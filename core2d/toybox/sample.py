@@ -73,7 +73,7 @@ def mesh_of(scene: Scene) -> trimesh.Trimesh:
     own = geometry.face_part >= 0  # without the shadow
     faces = geometry.faces[own]
     part = geometry.face_part[own]
-    colors = np.where(geometry.part_is_main[:, None], np.float32(scene.main), geometry.part_color)[part]
+    colors = np.where(geometry.part_is_main[:, None], np.array(scene.main), geometry.part_color)[part]
     used = faces.max() + 1
     return trimesh.Trimesh(
         geometry.position[:used], faces, face_colors=(colors * 255).round().astype(np.uint8), process=False

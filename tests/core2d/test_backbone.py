@@ -72,9 +72,7 @@ def test_a_prediction_explains_the_noisy_latents(backbones, family: str):
     prediction = backbone.predict(x_t, torch.tensor([30, 900]), backbone.encode_text(["a red mug", "a dog"]))
     alpha, sigma = prediction.alpha_t, prediction.sigma_t
     torch.testing.assert_close(alpha * prediction.x0 + sigma * prediction.eps, x_t, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(
-        prediction.v, alpha * prediction.eps - sigma * prediction.x0, atol=1e-4, rtol=1e-4
-    )
+    torch.testing.assert_close(prediction.v, alpha * prediction.eps - sigma * prediction.x0, atol=1e-4, rtol=1e-4)
     assert prediction.eps.shape == x_t.shape and prediction.eps.std() > 1e-3
 
 
@@ -85,9 +83,7 @@ def test_guidance_is_one_call_and_the_formula(backbones, family: str):
     with_text, without = backbone.predict(x_t, t, condition), backbone.predict(x_t, t, unconditional)
     assert (with_text.eps - without.eps).abs().max() > 1e-5
     guided = backbone.predict_cfg(x_t, t, condition, unconditional, 7.5)
-    torch.testing.assert_close(
-        guided.eps, without.eps + 7.5 * (with_text.eps - without.eps), atol=1e-4, rtol=1e-4
-    )
+    torch.testing.assert_close(guided.eps, without.eps + 7.5 * (with_text.eps - without.eps), atol=1e-4, rtol=1e-4)
     plain = backbone.predict_cfg(x_t, t, condition, unconditional, 1.0)
     torch.testing.assert_close(plain.x0, with_text.x0, atol=1e-4, rtol=1e-4)
 
@@ -98,9 +94,7 @@ def test_a_row_does_not_depend_on_its_neighbours(backbones, family: str):
     prompts, t = ["a red mug", "", "a blue dog"], torch.tensor([5, 500, 995])
     together = backbone.predict(x_t, t, backbone.encode_text(prompts)).eps
     for row in range(3):
-        alone = backbone.predict(
-            x_t[row : row + 1], t[row : row + 1], backbone.encode_text([prompts[row]])
-        ).eps
+        alone = backbone.predict(x_t[row : row + 1], t[row : row + 1], backbone.encode_text([prompts[row]])).eps
         torch.testing.assert_close(together[row : row + 1], alone, atol=1e-5, rtol=1e-5)
 
 
@@ -480,9 +474,7 @@ def no_tokenizer(folder: Path) -> str:
 
 
 def other_pipeline(folder: Path) -> str:
-    (folder / "model_index.json").write_text(
-        json.dumps({"_class_name": "DDPMPipeline", "unet": ["diffusers", "U"]})
-    )
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "DDPMPipeline", "unet": ["diffusers", "U"]}))
     return "DDPMPipeline is no model that is known here"
 
 

@@ -103,9 +103,7 @@ def test_compare_keys_tells_the_families_apart():
     assert compare_keys(expected, expected) == ([], [], [])
     missing, unexpected, mismatched = compare_keys(expected, unet_manifest("stable-diffusion-2.1"))
     assert not missing and not unexpected
-    assert (
-        len(mismatched) == 32 + 32
-    )  # to_k and to_v of 16 cross-attentions, proj_in and proj_out of 16 blocks
+    assert len(mismatched) == 32 + 32  # to_k and to_v of 16 cross-attentions, proj_in and proj_out of 16 blocks
     found = {name: shape for name, shape in expected.items() if name != "conv_in.bias"} | {"extra": (1,)}
     assert compare_keys(expected, found) == (["conv_in.bias"], ["extra"], [])
     assert set(UNET_CONFIGS) == {"stable-diffusion-1.5", "stable-diffusion-2.1", "stable-diffusion-xl-1.0"}

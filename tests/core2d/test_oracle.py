@@ -63,9 +63,7 @@ def test_the_prediction_does_not_depend_on_what_its_network_predicts(kind: str):
     latents, x_t = some_latents(), some_noisy()
     t = torch.tensor([10, 400, 900])
     plain = OracleBackbone(latents, CAPTIONS)
-    other = OracleBackbone(
-        latents, CAPTIONS, scheduler_config=STABLE_DIFFUSION_SCHEDULE | {"prediction_type": kind}
-    )
+    other = OracleBackbone(latents, CAPTIONS, scheduler_config=STABLE_DIFFUSION_SCHEDULE | {"prediction_type": kind})
     condition, unconditional = plain.encode_text(["red"]), plain.encode_text([""])
     wanted = plain.predict_cfg(x_t, t, condition, unconditional, 7.5, rescale=0.5, rescale_on="x0")
     found = other.predict_cfg(x_t, t, condition, unconditional, 7.5, rescale=0.5, rescale_on="x0")
@@ -139,11 +137,16 @@ def test_images_are_its_latents_where_it_has_no_autoencoder():
     assert (oracle.image_size, oracle.vae_scale_factor, oracle.latent_channels) == (4, 1, 3)
 
 
-def test_sampling_from_it_ends_in_the_set():
+@pytest.mark.parametrize("sampler", ["ddim", "euler", "dpm++"])
+def test_sampling_from_it_ends_in_the_set(sampler: str):
     latents = some_latents()
-    pipeline = TextToImage(OracleBackbone(latents, CAPTIONS), "ddim")
-    drawn = pipeline(
-        "red", num_images_per_prompt=8, num_inference_steps=50, guidance_scale=1, seed=0, output_type="latent"
+    drawn = TextToImage(OracleBackbone(latents, CAPTIONS), sampler)(
+        "red",
+        num_images_per_prompt=8,
+        num_inference_steps=50,
+        guidance_scale=1,
+        seed=0,
+        output_type="latent",
     ).images
     distance = torch.cdist(drawn.double().flatten(1), latents.flatten(1))  # (8, 4)
     assert distance.amin(1).max() < 0.3  # DDIM ends with the noise of its last step, 0.03 x sqrt(36) long

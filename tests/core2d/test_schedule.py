@@ -49,19 +49,13 @@ def test_noise_and_velocity_are_those_of_diffusers():
     theirs = DDPMScheduler(**SCALED_LINEAR)
     schedule, x0, noise, t = noisy("v_prediction")
     x0, noise = x0.float(), noise.float()
-    torch.testing.assert_close(
-        schedule.add_noise(x0, noise, t), theirs.add_noise(x0, noise, t), atol=2e-6, rtol=0
-    )
-    torch.testing.assert_close(
-        schedule.target(x0, noise, t), theirs.get_velocity(x0, noise, t), atol=2e-6, rtol=0
-    )
+    torch.testing.assert_close(schedule.add_noise(x0, noise, t), theirs.add_noise(x0, noise, t), atol=2e-6, rtol=0)
+    torch.testing.assert_close(schedule.target(x0, noise, t), theirs.get_velocity(x0, noise, t), atol=2e-6, rtol=0)
 
 
 def test_flow_is_that_of_diffusers():
     theirs = FlowMatchEulerDiscreteScheduler(shift=3.0)
-    schedule = NoiseSchedule.from_config(
-        dict(theirs.config) | {"_class_name": "FlowMatchEulerDiscreteScheduler"}
-    )
+    schedule = NoiseSchedule.from_config(dict(theirs.config) | {"_class_name": "FlowMatchEulerDiscreteScheduler"})
     x0, noise = torch.randn(2, 1, 4, 5, 5)
     for index in (0, 400, 999):
         t = theirs.timesteps[index : index + 1]
@@ -97,9 +91,7 @@ def test_one_denoiser_gives_one_prediction_whatever_it_predicts():
 
 def test_one_step_for_all_samples():
     schedule, x0, noise, _ = noisy("epsilon")
-    torch.testing.assert_close(
-        schedule.add_noise(x0, noise, 7), schedule.add_noise(x0, noise, torch.tensor([7, 7, 7]))
-    )
+    torch.testing.assert_close(schedule.add_noise(x0, noise, 7), schedule.add_noise(x0, noise, torch.tensor([7, 7, 7])))
 
 
 def test_zero_terminal_snr_ends_in_pure_noise_and_keeps_the_start():
@@ -138,6 +130,10 @@ def test_unusable_schedules_are_refused(config: dict, message: str):
         NoiseSchedule.from_config(config)
 
 
-def test_a_real_step_of_an_integer_schedule_is_refused():
-    with pytest.raises(ValueError, match="integer steps"):
-        schedule_of("epsilon").alpha_sigma(torch.tensor([0.5]), torch.empty(1, 4))
+def test_a_step_between_two_lies_between_them():
+    schedule = schedule_of("epsilon")
+    assert schedule.alphas_cumprod is not None
+    alpha, sigma = schedule.alpha_sigma(torch.tensor([5.0, 5.25, 999.0]), torch.empty(3, dtype=torch.float64))
+    low, high, last = schedule.alphas_cumprod[[5, 6, 999]]
+    torch.testing.assert_close(alpha**2, torch.stack([low, 0.75 * low + 0.25 * high, last]))
+    torch.testing.assert_close(alpha**2 + sigma**2, torch.ones(3, dtype=torch.float64))

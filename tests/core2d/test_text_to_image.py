@@ -144,9 +144,7 @@ def test_the_batch_size_does_not_matter(pipeline, scheduler):
 def test_two_runs_are_equal_to_the_last_bit(pipeline, tiny_folder):
     first = draw(pipeline, num_images_per_prompt=3, seed=1, scheduler="euler-a")
     again = draw(pipeline, num_images_per_prompt=3, seed=1, scheduler="euler-a")
-    fresh = draw(
-        TextToImage.from_pretrained(tiny_folder("sd1")), num_images_per_prompt=3, seed=1, scheduler="euler-a"
-    )
+    fresh = draw(TextToImage.from_pretrained(tiny_folder("sd1")), num_images_per_prompt=3, seed=1, scheduler="euler-a")
     assert torch.equal(first, again) and torch.equal(first, fresh)
 
 
@@ -200,9 +198,7 @@ def test_a_callback_sees_and_may_change_the_latents(pipeline):
         seen.append((step, int(t), tuple(tensors["latents"].shape)))
         return {"latents": torch.zeros_like(tensors["latents"])} if step == STEPS - 1 else None
 
-    latents = draw(
-        pipeline, num_images_per_prompt=3, batch_size=2, callback_on_step_end=watch, output_type="latent"
-    )
+    latents = draw(pipeline, num_images_per_prompt=3, batch_size=2, callback_on_step_end=watch, output_type="latent")
     assert [step for step, _, _ in seen] == [*range(STEPS), *range(STEPS)]
     assert [shape[0] for _, _, shape in seen] == [2] * STEPS + [1] * STEPS
     assert seen[0][1] > seen[STEPS - 1][1]
@@ -303,9 +299,7 @@ def test_a_saved_model_draws_the_same(tiny_folder, family: str, tmp_path: Path):
 
 
 def test_a_half_precision_folder_opens_in_the_stock_pipeline_and_equals_ours(tiny_folder, tmp_path: Path):
-    TextToImage.from_pretrained(tiny_folder("sd1", camera=True)).save_pretrained(
-        tmp_path / "half", torch.float16
-    )
+    TextToImage.from_pretrained(tiny_folder("sd1", camera=True)).save_pretrained(tmp_path / "half", torch.float16)
     files = {path.parent.name: path for path in (tmp_path / "half").glob("*/*.safetensors")}
     assert files.keys() == {"unet", "vae", "text_encoder", "camera_token"}
     for path in files.values():
@@ -364,9 +358,7 @@ def test_several_images_are_a_sheet_and_a_folder(tiny_folder, tmp_path: Path):
         assert sheet.size == (3 * 16, 2 * 16)  # a row for each prompt
         np.testing.assert_array_equal(np.asarray(sheet)[16:, 16:32], np.asarray(single))
         assert single.info["prompt"] == "a dog" and single.info["seed"] == "1"
-    run(
-        recipe(tiny_folder("sd1"), tmp_path / "two.png", num_images=2)
-    )  # a rerun leaves nothing of the old one
+    run(recipe(tiny_folder("sd1"), tmp_path / "two.png", num_images=2))  # a rerun leaves nothing of the old one
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == ["000.png", "001.png"]
 
 
@@ -386,9 +378,7 @@ def test_a_folder_of_something_else_is_not_replaced(tiny_folder, tmp_path: Path)
 
 def test_nothing_is_left_behind_by_a_failure(tiny_folder, tmp_path: Path, monkeypatch):
     spoiled = Path(shutil.copytree(tiny_folder("sd1"), tmp_path / "model"))
-    monkeypatch.setattr(
-        TextToImage, "_finish", lambda self, *_arguments: torch.full((2, 3, 16, 16), torch.nan)
-    )
+    monkeypatch.setattr(TextToImage, "_finish", lambda self, *_arguments: torch.full((2, 3, 16, 16), torch.nan))
     with pytest.raises(InputError, match="not finite"):
         run(recipe(spoiled, tmp_path / "out" / "x.png", num_images=2))
     assert not (tmp_path / "out").exists()
