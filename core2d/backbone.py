@@ -187,6 +187,7 @@ class Backbone(Denoiser):
         self._check()
         for module in self.named_models().values():
             module.requires_grad_(False).eval()
+        self._note_place()
 
     @classmethod
     def load(
@@ -226,15 +227,13 @@ class Backbone(Denoiser):
         for module in self.named_models().values():
             module.to(device)
         self._cache.clear()
+        self._note_place()
         return self
 
-    @property
-    def device(self) -> torch.device:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.family.denoiser.device
-
-    @property
-    def dtype(self) -> torch.dtype:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.family.denoiser.dtype
+    def _note_place(self) -> None:
+        """Device and dtype, kept because diffusers walks through all modules to answer that."""
+        self.device: torch.device = self.family.denoiser.device
+        self.dtype: torch.dtype = self.family.denoiser.dtype
 
     @torch.no_grad()
     def encode_text(self, prompts: list[str]) -> TextCondition:

@@ -181,9 +181,11 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, Any]:
-    """System, processor kind and the number of cores that this process may use."""
+    """System, processor kind, cores that this process may use, and the GPU in use, if any."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"system": platform.system(), "processor": platform.machine(), "cores": cores}
+    torch = sys.modules.get("torch")  # asked only where it is in use already
+    accelerator = torch.cuda.get_device_name() if torch is not None and torch.cuda.is_initialized() else None
+    return {"system": platform.system(), "processor": platform.machine(), "cores": cores, "accelerator": accelerator}
 
 
 def sha256(path: str | Path) -> str:

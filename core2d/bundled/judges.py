@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from core2d.run import atomic_path
 from core2d.toybox import world
 from core2d.toybox.dataset import Pictures, draw, to_bytes
 from core2d.toybox.judge import CLIP_FRAMES, REJECT, MotionJudge, PictureJudge
@@ -39,7 +40,8 @@ def reject_pictures(cache: Path, count: int, size: int = 64) -> np.ndarray:
     if not path.is_file():
         chunks = [range(start, min(start + 256, count)) for start in range(0, count, 256)]
         rows = [to_bytes(draw_rejects(SEED, chunk, size)).transpose(0, 3, 1, 2) for chunk in chunks]
-        np.save(path, np.concatenate(rows))
+        with atomic_path(path) as temporary:
+            np.save(temporary, np.concatenate(rows))
     return np.load(path, mmap_mode="r")
 
 

@@ -54,14 +54,15 @@ def scheduler() -> DDIMScheduler:
 def encode_latents(
     vae: AutoencoderKL, pictures: Pictures, progress: Callable[[int], None] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Mean and deviation (n, 4, h, w) float16 of each picture's posterior, not yet scaled."""
+    """Mean and deviation (n, 4, h, w) float16 of each picture's posterior, not yet scaled; on `vae`'s device."""
+    device = next(vae.parameters()).device
     means, deviations = [], []
     for start in range(0, len(pictures), 128):
         rgb = torch.from_numpy(np.array(pictures.rgb[start : start + 128]))
-        with torch.autocast("cpu", torch.bfloat16):
-            posterior = vae.encode(rgb.float() / 127.5 - 1.0).latent_dist  # pyright: ignore
-        means.append(posterior.mean.half())
-        deviations.append(posterior.std.half())
+        with torch.autocast(device.type, torch.bfloat16):
+            posterior = vae.encode(rgb.to(device).float() / 127.5 - 1.0).latent_dist  # pyright: ignore
+        means.append(posterior.mean.half().cpu())
+        deviations.append(posterior.std.half().cpu())
         if progress:
             progress(start + len(rgb))
     return torch.cat(means), torch.cat(deviations)
@@ -85,7 +86,7 @@ def task(
         deviation,
         tokens,
         empty,
-        encode_text=lambda ids: text_encoder(input_ids=ids).last_hidden_state,
+        encode_text=lambda ids: text_encoder.to(ids.device)(input_ids=ids).last_hidden_state,
         camera=torch.from_numpy(pictures.camera),
         stills=torch.from_numpy(np.flatnonzero(pictures.is_still)),
         schedule=NoiseSchedule.from_config(scheduler().config),

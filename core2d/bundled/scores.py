@@ -90,9 +90,9 @@ def prior_scores(
     Samples of pair i have the seeds 1000 seed + i ...; the held-out pairs are drawn eight times each.
     """
     everything, unseen = list(world.pairs()), list(world.pairs(held_out=True)) * 8
-    verdict = judge.judge(_samples(pipeline, [_prompt(*pair) for pair in everything * per_pair], seed, guidance))
+    verdict = judge.judge(draw_samples(pipeline, [_prompt(*pair) for pair in everything * per_pair], seed, guidance))
     wanted = [torch.tensor(column * per_pair) for column in _indices(everything)]
-    held_out = judge.judge(_samples(pipeline, [_prompt(*pair) for pair in unseen], seed + 1, guidance))
+    held_out = judge.judge(draw_samples(pipeline, [_prompt(*pair) for pair in unseen], seed + 1, guidance))
     return {
         "class": _share(verdict.classes == wanted[0]),
         "color": _share(verdict.colors == wanted[1]),
@@ -111,7 +111,7 @@ def view_scores(pipeline: TextToImage, judge: PictureJudge, seed: int, guidance:
         for color in _seen_colors(name, i + j, 4)
     ]
     prompts = [f"{_prompt(name, color)}, {view} view" for name, color, view in asked]
-    verdict = judge.judge(_samples(pipeline, prompts, seed, guidance))
+    verdict = judge.judge(draw_samples(pipeline, prompts, seed, guidance))
     right = verdict.views == torch.tensor([world.VIEWS.index(view) for _, _, view in asked])
     each = {
         f"view_{view}": _share(right[[i for i, row in enumerate(asked) if row[2] == view]]) for view in world.VIEWS
@@ -130,7 +130,7 @@ def camera_scores(pipeline: TextToImage, judge: PictureJudge, seed: int, guidanc
     azimuths = [azimuth for _, _, azimuth in asked]
     camera = orbit(degrees(azimuths), degrees(ELEVATION), sum(world.CAMERA_RADIUS) / 2)
     prompts = [_prompt(name, color) for name, color, _ in asked]
-    verdict = judge.judge(_samples(pipeline, prompts, seed, guidance, camera=camera))
+    verdict = judge.judge(draw_samples(pipeline, prompts, seed, guidance, camera=camera))
     right = verdict.azimuths == torch.tensor([azimuth_bin(azimuth) for azimuth in azimuths])
     names, colors, _ = zip(*asked, strict=True)
     return {"camera_azimuth": _share(right), "camera_both": _share(verdict.is_right(names, colors))}
@@ -181,7 +181,7 @@ def _indices(pairs: Sequence[tuple[str, str]]) -> tuple[list[int], list[int]]:
     return [world.CLASS_NAMES.index(n) for n, _ in pairs], [world.COLOR_NAMES.index(c) for _, c in pairs]
 
 
-def _samples(pipeline: TextToImage, prompts: list[str], seed: int, guidance: float, camera=None) -> Tensor:
+def draw_samples(pipeline: TextToImage, prompts: list[str], seed: int, guidance: float, camera=None) -> Tensor:
     """(n, 3, h, w) pictures; sample i has the seed 1000 seed + i, whatever its neighbours."""
     generators = [torch.Generator().manual_seed(1000 * seed + i) for i in range(len(prompts))]
     output = pipeline(

@@ -154,12 +154,14 @@ def train_prior(family: Family) -> scores.Scores:
         camera_token = load_model(CameraToken, folder / "camera_token", torch.float32)
         model = Denoiser(unet, camera_token).requires_grad_(True)
     pictures = training_pictures(family.data, family.pictures, family.size)
-    posteriors = prior.encode_latents(autoencoder, pictures)
+    accelerator = torch.accelerator.current_accelerator() or torch.device("cpu")
+    posteriors = prior.encode_latents(autoencoder.to(accelerator), pictures)
+    autoencoder.cpu()
     tokens, empty = clip.tokenise(tokenizer, pictures.captions), clip.tokenise(tokenizer, [""])[0]
     task = prior.task(model, pictures, posteriors, tokens, empty, text_encoder, autoencoder.config["scaling_factor"])
     recipe = family.recipe(prior.RECIPE)
     seconds = _train(family, "prior", task, recipe)
-    pipeline = TextToImage(prior.assemble(model, autoencoder, text_encoder, tokenizer))
+    pipeline = TextToImage(prior.assemble(model, autoencoder, text_encoder.cpu(), tokenizer))
     found = prior_and_camera_scores(pipeline, world.TUNING_SEEDS[0], family.assets / "toybox-judge")
 
     def save() -> None:

@@ -4,31 +4,24 @@ import hashlib
 import json
 import math
 import re
-from collections import Counter, defaultdict
 from dataclasses import replace
-from functools import cache
-from itertools import combinations, pairwise
+from itertools import combinations
 from pathlib import Path
 from random import Random
 
 import numpy as np
 import pytest
-import torch
-import trimesh
-from hypothesis import given
+from helpers.toybox_scenes import GENERATOR, JUDGE, first_frames, stills
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core2d.cameras import Cameras
-from core2d.toybox import captions, dataset, doll, objects, rejects, world
-from core2d.toybox.dataset import azimuth_bin, camera_numbers, draw, labels_of, mixed_scene, to_bytes
-from core2d.toybox.parts import Parts
+from core2d.toybox import captions, dataset, objects, rejects, world
+from core2d.toybox.dataset import azimuth_bin, draw, labels_of, mixed_scene, to_bytes
 from core2d.toybox.primitives import bank
-from core2d.toybox.render import camera_to_world, expand, render
-from core2d.toybox.sample import clip, mesh_of, sample
+from core2d.toybox.render import render
+from core2d.toybox.sample import clip, sample
 from core2d.toybox.scene import Scene, View, moment, plain, portrait, still
 
-GENERATOR, JUDGE = world.GENERATOR_SEEDS[0], world.JUDGE_SEEDS[0]
-FRAMES = 16
 COLOR, SIDE = "|".join(world.COLOR_NAMES), "|".join(world.VIEWS)
 MOTION_WORDS = [*sorted(set(world.MOTIONS) - {"still"}, key=len, reverse=True), "standing still"]
 GRAMMAR = re.compile(
@@ -41,63 +34,7 @@ GRAMMAR = re.compile(
 )
 
 
-@cache
-def stills(seed: int, count: int = 4000) -> list[Scene]:
-    return [still(seed, index) for index in range(count)]
-
-
-@cache
-def first_frames(seed: int, count: int = 3000) -> list[Scene]:
-    return [moment(seed, index, 0, FRAMES) for index in range(count)]
-
-
-@cache
-def clips_of(motion: str) -> list[list[Scene]]:
-    """The first two clips of generators and of judges that show a motion."""
-    found = []
-    for seed in (GENERATOR, JUDGE):
-        indices = [index for index, scene in enumerate(first_frames(seed)) if scene.motion == motion][:2]
-        found += [[moment(seed, index, frame, FRAMES) for frame in range(FRAMES)] for index in indices]
-    return found
-
-
-def camera_of(scene: Scene) -> Cameras:
-    fov_y = torch.tensor([math.radians(world.FIELD_OF_VIEW)])
-    return Cameras(torch.from_numpy(camera_to_world([scene])), fov_y)
-
-
-def project(points: np.ndarray, scene: Scene) -> np.ndarray:
-    """(n, 3) world points to (n, 2): x to the right and y up, in [-1, 1] inside the picture."""
-    homogeneous = np.concatenate([points, np.ones((len(points), 1))], 1)
-    projected = homogeneous @ camera_of(scene).world_to_clip()[0].double().numpy().T
-    return projected[:, :2] / projected[:, 3:]
-
-
-def cast(scene: Scene, size: int) -> np.ndarray:
-    """(size, size) distance along the view axis to the mesh: every ray with every face (Moller and Trumbore 1997)."""
-    camera = camera_of(scene)
-    origin, rays = (part[0].double().numpy() for part in camera.rays(size, size))
-    rays, forward = rays.reshape(-1, 3), -camera.camera_to_world[0, :3, 2].double().numpy()
-    corner, second, third = mesh_of(scene).triangles.swapaxes(0, 1)  # (f, 3) each
-    edge1, edge2, start = second - corner, third - corner, origin - corner
-    normal = np.cross(start, edge1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        determinant = rays @ np.cross(edge2, edge1).T  # (r, f)
-        u, v = rays @ np.cross(edge2, start).T / determinant, rays @ normal.T / determinant
-        t = (normal * edge2).sum(1) / determinant
-        hit = (u >= 0) & (v >= 0) & (u + v <= 1) & (t > 0)
-    nearest = np.where(hit, t, np.inf).min(1)
-    return (nearest * (rays @ forward)).reshape(size, size)
-
-
-def ball(size: float, **changes) -> Scene:
-    """A red ball at the origin, seen from azimuth 130 and elevation 40 degrees."""
-    parts = Parts()
-    parts.add("sphere", (0, 0, 0), (size, size, size))
-    return replace(portrait("mug", "red", 130, 40, JUDGE, 0), parts=parts, **changes)
-
-
-# -- words ---------------------------------------------------------------------------------------------
+# -- words -------------------------------------------------------------------------------------------
 
 
 def test_the_world_has_what_it_promises() -> None:
@@ -129,6 +66,7 @@ def test_a_view_word_names_thirty_degrees_around_its_side(azimuth: float, elevat
     assert world.view_word(azimuth, elevation) == word
 
 
+@settings(deadline=None)
 @given(st.floats(-720, 720))
 def test_an_azimuth_bin_is_centred_on_its_direction(azimuth: float) -> None:
     distance = abs((azimuth - 45 * azimuth_bin(azimuth) + 180) % 360 - 180)
@@ -163,8 +101,7 @@ def test_captions_are_of_the_grammar_and_true() -> None:
     for scene in first_frames(GENERATOR) + first_frames(JUDGE):
         one = assert_true_caption(scene, True)
         assert not (one["view"] and "ing c" in one["motion"])  # who turns or is orbited shows all sides
-    spoken = {one for scene in first_frames(JUDGE) for one in [scene.motion]}
-    assert spoken == set(world.MOTIONS)
+    assert {scene.motion for scene in first_frames(JUDGE)} == set(world.MOTIONS)
 
 
 def test_the_vocabulary_holds_every_word_of_the_grammar() -> None:
@@ -187,7 +124,7 @@ def test_colours_are_what_their_words_say() -> None:
     assert len({plain(word) for word in world.COLOR_NAMES}) == 10
 
 
-# -- who sees what -------------------------------------------------------------------------------------
+# -- who sees what -----------------------------------------------------------------------------------
 
 
 def test_generators_never_see_what_is_held_out_and_judges_see_it_all() -> None:
@@ -220,7 +157,7 @@ def test_what_looks_the_same_all_round_is_never_said_to_spin() -> None:
             assert scene.name in world.SPINNING
 
 
-# -- frozen and pure -----------------------------------------------------------------------------------
+# -- frozen and pure ---------------------------------------------------------------------------------
 
 
 def fingerprint(scenes: list[Scene]) -> str:
@@ -238,16 +175,25 @@ def fingerprint(scenes: list[Scene]) -> str:
 def test_version_one_is_frozen() -> None:
     # Every bundled model learned this world. If this fails, undo the change or raise world.VERSION.
     assert world.VERSION == 1
-    assert fingerprint([still(0, index) for index in range(200)]) == "STILLS"
-    assert fingerprint([moment(1000, index, index % 16, 16) for index in range(200)]) == "MOMENTS"
-    assert fingerprint([portrait(*pair, 30, 20, 3000, 5) for pair in world.pairs()]) == "PORTRAITS"
+    assert fingerprint([still(0, index) for index in range(200)]) == "1d400e3c66c1edd5"
+    assert fingerprint([moment(1000, index, index % 16, 16) for index in range(200)]) == "752cb642d9bc11ca"
+    assert fingerprint([portrait(*pair, 30, 20, 3000, 5) for pair in world.pairs()]) == "9dd7339022af5d46"
     shapes = bank()
     rounded = [(array.astype(float).round(4) + 0.0).tolist() for array in (shapes.vertices, shapes.normals)]
     packed = json.dumps([shapes.names, rounded, shapes.faces.tolist(), shapes.vertex_offsets.tolist()])
-    assert hashlib.sha256(packed.encode()).hexdigest()[:16] == "BANK"
+    assert hashlib.sha256(packed.encode()).hexdigest()[:16] == "6449d6a19dda72ba"
 
 
-THUMBNAILS = {}
+THUMBNAILS = {  # index: 4 x 4 RGB means; together they show every ground, every pattern and a doll
+    1: "9b693d9464399a693c9a693c8b5e368f734c7b6a4a99673b835933836946584932845933875b34906238916238865b34",
+    8: "a55853a35450a45751a55753a0504c984f41994d3fa4554ea3544e81442c9558349e4b4a953b44925347a55c50984045",
+    15: "c7e0f7bfd6efaec7eac7e0f794bea0799a9272938d95bfa15b974150803a53793a5c984159953d558b3c558d3c5d9a40",
+    18: "b6bec4b9c0c5c5cacdc4caccafb5ba9fa38eb3b29ad0d3d3adb1b27f8094a3a4b3d3d6d5cbd0d1c3c9cca5b0babfc5c9",
+    24: "dbdcdddcdcdbdcdcdbdcdcdddbc69c795d4d866b55ddc89ed1b6833029432b2846b19b75dcc28d91826c7c705b93825f",
+    30: "b2957b9f8770a88a70b4967c966c4588693c795527986a409a693da07e3e83693298673b8b5e369870377d5d2d7a532f",
+    76: "a5605fa45c5aa45c5aa45f5f9f4d4c9b54599953529e4c4b984146966c6ea0525c8d444bb37159963c44a1514c9c4849",
+    85: "dbdee3dbdde2d3d5dadbdee39faec1684a4366443da4b3c7446ba2434473464c7f4376ae437aba4865933659a03a77b4",
+}
 
 
 @pytest.mark.parametrize("index", THUMBNAILS)
@@ -281,295 +227,7 @@ def test_a_batch_is_its_pictures_one_by_one() -> None:
             assert np.array_equal(getattr(alone, name)[0], getattr(together, name)[row]), name
 
 
-# -- motion --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("motion", world.MOTIONS)
-def test_a_clip_is_one_body_in_one_place(motion: str) -> None:
-    assert len(clips_of(motion)) == 4
-    for scenes in clips_of(motion):
-        kept = {(s.caption, s.kind, s.name, s.colors, s.ground, s.ground_shift, s.background, s.floor) for s in scenes}
-        assert len(kept) == 1
-        lows = [mesh_of(scene).vertices[:, 2].min() - scene.floor for scene in scenes]
-        assert min(lows) > -1e-5  # nothing sinks into the ground
-        if motion.startswith("camera"):
-            assert scenes[0].ground  # else a zoom would look like growth, a pan like a slide
-            assert all(s.parts == scenes[0].parts and (s.yaw, s.scale, s.offset) == (0, 0.82, (0, 0, 0)) for s in scenes)
-        else:
-            assert all(scene.view == scenes[0].view and scene.view.pan == 0 for scene in scenes)
-        if scenes[0].kind == "object":
-            assert all(scene.parts == scenes[0].parts for scene in scenes)
-        if motion in ("bouncing", "jumping") or motion.startswith("hopping"):
-            assert min(lows) < 0.1 and max(lows) > 0.15
-        elif scenes[0].kind == "doll":
-            assert max(lows) < 1e-5  # one foot stands
-
-
-@pytest.mark.parametrize("motion", [m for m in world.MOTIONS if m.startswith(("spinning", "turning"))])
-def test_clockwise_is_as_seen_from_above(motion: str) -> None:
-    sign = 1 if motion.endswith("counterclockwise") else -1
-    for scenes in clips_of(motion):
-        for before, after in pairwise(mesh_of(scene).vertices for scene in scenes):
-            cross = before[:, 0] * after[:, 1] - before[:, 1] * after[:, 0]  # > 0: counter-clockwise from above
-            away = np.hypot(*before[:, :2].T) > 0.01
-            assert (sign * cross[away] > 0).all()
-            np.testing.assert_allclose(before[:, 2], after[:, 2], atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("motion", "sign"),
-    [
-        ("sliding left", -1), ("sliding right", 1), ("hopping left", -1), ("hopping right", 1),
-        ("camera panning left", 1), ("camera panning right", -1),
-    ],
-)  # fmt: skip
-def test_left_and_right_are_those_of_the_picture(motion: str, sign: int) -> None:
-    for scenes in clips_of(motion):
-        across = [project(mesh_of(scene).vertices.mean(0, keepdims=True), scene)[0, 0] for scene in scenes]
-        assert (np.diff(across) * sign > 0).all() and abs(across[-1] - across[0]) > 0.5
-
-
-@pytest.mark.parametrize(
-    ("motion", "sign"), [("growing", 1), ("shrinking", -1), ("camera zooming in", 1), ("camera zooming out", -1)]
-)
-def test_growing_and_zooming_in_make_the_body_larger(motion: str, sign: int) -> None:
-    for scenes in clips_of(motion):
-        extents = [np.ptp(project(mesh_of(scene).vertices, scene), axis=0).prod() for scene in scenes]
-        assert (np.diff(extents) * sign > 0).all() and max(extents) / min(extents) > 1.4
-        lows = [mesh_of(scene).vertices[:, 2].min() for scene in scenes]
-        assert np.ptp(lows) < 0.02  # it grows from the ground up
-
-
-@pytest.mark.parametrize("motion", ["camera orbiting clockwise", "camera orbiting counterclockwise"])
-def test_an_orbit_goes_round_at_one_height(motion: str) -> None:
-    sign = 1 if motion.endswith("counterclockwise") else -1
-    for scenes in clips_of(motion):
-        positions = np.concatenate([camera_of(scene).position.numpy() for scene in scenes]).astype(float)
-        steps = [a[0] * b[1] - a[1] * b[0] for a, b in pairwise(positions)]
-        assert (np.multiply(steps, sign) > 0).all()
-        assert np.ptp(positions[:, 2]) < 1e-5 and np.ptp(np.linalg.norm(positions, axis=1)) < 1e-5
-        assert abs(scenes[-1].view.azimuth - scenes[0].view.azimuth) > 1.2
-
-
-@given(st.sampled_from(world.DOLL_MOTIONS), st.floats(-3, 3))
-def test_the_doll_keeps_its_bones_and_its_feet_on_the_ground(motion: str, phase: float) -> None:
-    pose = doll.pose_of(motion, phase)
-    joints = {name: np.array(point) for name, point in doll.joints_of(pose).items()}
-    lowest = min(joints["right ankle"][2], joints["left ankle"][2])
-    assert lowest == pytest.approx(doll.FOOT + pose.lift) and 0 <= pose.lift < 0.25
-    bones = {("hip", "knee"): doll.THIGH, ("knee", "ankle"): doll.SHIN}
-    bones |= {("shoulder", "elbow"): doll.UPPER_ARM, ("elbow", "wrist"): doll.FOREARM}
-    for side in ("right", "left"):
-        for (start, end), length in bones.items():
-            assert np.linalg.norm(joints[f"{side} {start}"] - joints[f"{side} {end}"]) == pytest.approx(length)
-    other = doll.joints_of(doll.pose_of(motion, phase + 0.5) if motion == "walking" else pose)
-    if motion != "waving":  # a walk mirrors itself half a cycle later, the others at once
-        for name, (x, y, z) in other.items():
-            mirrored = name.translate(str.maketrans({})).replace("right", "#").replace("left", "right").replace("#", "left")
-            np.testing.assert_allclose(joints[mirrored], (x, -y, z), atol=1e-9)
-
-
-def test_the_doll_does_what_its_caption_says() -> None:
-    def moved(motion: str) -> set[str]:
-        poses = [doll.joints_of(doll.pose_of(motion, phase / 12)) for phase in range(12)]
-        return {name for name in doll.JOINTS if np.ptp([pose[name] for pose in poses], axis=0).max() > 0.02}
-
-    assert moved("standing") == set() and moved("waving") == {"right wrist"}
-    assert {"right ankle", "left ankle", "right wrist", "left wrist"} <= moved("walking")
-    assert moved("squatting") >= set(doll.JOINTS) - {"right ankle", "left ankle"}
-    assert moved("jumping") == set(doll.JOINTS)
-    rest = doll.joints_of(doll.Pose())
-    assert rest["left wrist"][1] > 0 > rest["right wrist"][1]  # it faces +X
-    assert rest["nose"][0] > rest["right ear"][0]
-    for scenes in clips_of("walking"):
-        assert (np.diff([scene.offset[0] for scene in scenes]) > 0).all()
-
-
-def test_a_spin_moves_the_light_over_the_body_and_an_orbit_does_not() -> None:
-    start = portrait("car", "red", 30, 20, JUDGE, 0)
-    spun = replace(start, yaw=-1.2)
-    orbited = replace(start, view=replace(start.view, azimuth=start.view.azimuth + 1.2))
-    np.testing.assert_allclose(camera_numbers([spun]), camera_numbers([orbited]), atol=1e-6)
-    assert labels_of(spun) == labels_of(orbited)
-    one, other = render([spun], 48), render([orbited], 48)
-    assert np.mean(one.mask != other.mask) < 0.01  # the same outline
-    assert np.abs(one.rgb - other.rgb).mean(-1)[one.mask[0][None] > 0].mean() > 0.03  # in another light
-
-
-def test_the_ground_tells_growing_from_zooming() -> None:
-    def unchanged_ground(motion: str) -> float:
-        film = next(s for s in clips_of(motion) + more_clips(motion) if s[0].ground in ("grass", "sand", "water"))
-        first, last = (render([scene], 48) for scene in (film[0], film[-1]))
-        ground = (first.mask[0] == 0) & (last.mask[0] == 0)
-        ground[:32] = False  # there may be sky
-        return float((np.abs(first.rgb[0] - last.rgb[0]).max(-1)[ground] < 1e-6).mean())
-
-    def more_clips(motion: str) -> list[list[Scene]]:
-        found = [i for i, s in enumerate(first_frames(JUDGE)) if s.motion == motion and s.ground]
-        return [[moment(JUDGE, index, frame, FRAMES) for frame in range(FRAMES)] for index in found]
-
-    assert unchanged_ground("growing") > 0.5
-    assert unchanged_ground("camera zooming in") < 0.05
-
-
-# -- what a sample knows -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("scene", [still(JUDGE, index) for index in (1, 2, 3, 8)] + [moment(JUDGE, 6, 9, 16)])
-def test_depth_and_normals_are_those_of_the_mesh(scene: Scene) -> None:
-    size = 32
-    picture, expected = render([scene], size, supersampling=1), cast(scene, size)
-    seen = picture.mask[0] == 1
-    assert seen.sum() > 50
-    assert np.mean(seen == np.isfinite(expected)) > 0.995
-    assert np.isinf(picture.depth[0][~seen]).all()
-    both = seen & np.isfinite(expected)
-    assert np.mean(np.abs(picture.depth[0][both] - expected[both]) < 1e-3) > 0.99
-    normal = picture.normal[0]
-    np.testing.assert_allclose(np.linalg.norm(normal, axis=-1), seen, atol=1e-5)
-    rays = camera_of(scene).rays(size, size)[1][0].numpy()
-    assert np.mean((normal * rays).sum(-1)[seen] < 0.05) > 0.97  # they face the camera
-
-
-def test_a_ball_has_the_depth_the_normals_and_the_light_of_a_ball() -> None:
-    size, scene = 48, ball(1.0, pattern=None)
-    picture = render([scene], size, supersampling=1)
-    origin, rays = (part[0].numpy() for part in camera_of(scene).rays(size, size))
-    along = -(rays @ origin)  # to the point nearest to the centre
-    half = 0.25 - (origin @ origin - along**2)
-    inner = half > 0.1  # away from the rim, where a ball of 16 segments has corners
-    assert (picture.mask[0][inner] == 1).all() and inner.sum() > 200
-    point = origin + rays * (along - np.sqrt(np.maximum(half, 0)))[..., None]
-    forward = -origin / np.linalg.norm(origin)
-    assert np.abs(picture.depth[0] - (point - origin) @ forward)[inner].max() < 0.03
-    assert (picture.normal[0] * point / 0.5).sum(-1)[inner].min() > 0.99
-    normal = picture.normal[0][inner]
-    lit = 0.46 + 0.06 * normal[:, 2] + 0.48 * np.maximum(0, normal @ np.array(world.LIGHT))
-    np.testing.assert_allclose(picture.rgba[0][inner][:, :3], lit[:, None] * np.array(scene.main), atol=1e-5)
-
-
-def test_the_picture_is_the_body_over_its_background() -> None:
-    scenes = stills(JUDGE)[:60]
-    pictures = render(scenes, 32)
-    assert np.array_equal(pictures.mask, pictures.rgba[..., 3])
-    assert set(np.unique(pictures.mask)) == {0, 0.25, 0.5, 0.75, 1}  # four samples a pixel
-    assert pictures.rgb.min() >= 0 and pictures.rgb.max() <= 1 and pictures.rgba.max() <= 1
-    alpha = pictures.mask[..., None]
-    behind = pictures.rgb - alpha * pictures.rgba[..., :3]
-    for row, scene in enumerate(scenes):
-        if scene.ground is None:
-            expected = (1 - alpha[row]) * np.array(scene.background)
-            np.testing.assert_allclose(behind[row], expected, atol=1e-5)
-        else:
-            assert behind[row].min() > -1e-5 and (behind[row] <= 1 - alpha[row] + 1e-5).all()
-            plain_picture = render([replace(scene, ground=None)], 32)
-            assert np.array_equal(plain_picture.rgba[0], pictures.rgba[row])  # the ground does not touch the body
-
-
-def test_a_shadow_falls_away_from_the_light() -> None:
-    scene = ball(0.4, ground="tiles", floor=-0.5, pattern=None)
-    size, speck = 48, ball(1e-6, ground="tiles", floor=-0.5)
-    lit, bare = render([scene], size), render([speck], size)
-    share = np.where(lit.mask[0] > 0, 1, lit.rgb[0].mean(-1) / bare.rgb[0].mean(-1))
-    assert share.max() < 1 + 1e-5 and share.min() == pytest.approx(0.6, abs=1e-3)
-    drop = 0.5 / world.LIGHT[2]  # from the centre down to the ground
-    for sign, expected in ((-1, 0.6), (1, 1.0)):
-        at = project(np.array([[sign * drop * world.LIGHT[0], sign * drop * world.LIGHT[1], -0.5]]), scene)[0]
-        column, row = int((at[0] + 1) / 2 * size), int((1 - at[1]) / 2 * size)
-        assert share[row, column] == pytest.approx(expected, abs=1e-3)
-
-
-@pytest.mark.parametrize("motion", world.DOLL_MOTIONS)
-def test_joints_lie_in_the_body_in_space_and_in_the_picture(motion: str) -> None:
-    index = next(i for i, scene in enumerate(first_frames(JUDGE)) if scene.motion == motion)
-    for frame in clip(JUDGE, index, frames=3):
-        assert frame.joints.shape == (18, 3) and frame.joints_2d.shape == (18, 2)
-        pixels = (project(frame.joints, frame.scene) * [1, -1] + 1) * 32
-        np.testing.assert_allclose(frame.joints_2d, pixels, atol=1e-3)
-        starts = np.cumsum([0] + [np.diff(bank().vertex_offsets)[shape] for shape in frame.scene.parts.shapes])
-        vertices = frame.mesh().vertices
-        boxes = [vertices[a:b] for a, b in pairwise(starts)]
-        middles = np.array([(box.min(0) + box.max(0)) / 2 for box in boxes])
-        for name in ("right wrist", "left wrist", "right knee", "left knee", "nose", "right eye", "left shoulder"):
-            joint = frame.joints[doll.JOINTS.index(name)]
-            assert np.linalg.norm(middles - joint, axis=1).min() < 0.01, name  # a ball of the mesh lies there
-        toward = -frame.camera_to_world[:3, 2]
-        depth = (frame.joints - frame.camera_to_world[:3, 3]) @ toward
-        for name in ("neck", "right hip", "left hip", "right knee", "left knee", "right wrist", "left wrist"):
-            joint = doll.JOINTS.index(name)
-            column, row = frame.joints_2d[joint].astype(int)
-            if 0 <= column < 64 and 0 <= row < 64:
-                assert frame.mask[row, column] > 0 and frame.depth[row, column] < depth[joint] + 0.01, name
-
-
-def test_objects_are_centred_and_fit_their_box() -> None:
-    for scene in stills(JUDGE)[:600]:
-        if scene.kind == "doll":
-            continue
-        low, high = scene.parts.bounds()
-        assert np.abs(np.add(low, high)).max() < 1e-9 and scene.floor == low[2]
-        sides = np.subtract(high, low)
-        extent = 0.6 if scene.size == "small" else 1.0
-        assert sides.max() <= 1.05 * extent + 1e-9
-        assert min(math.prod(sides) ** (1 / 3) / 0.78, sides.max() / 1.05) <= extent + 1e-9
-        mesh = mesh_of(scene)
-        assert (mesh.bounds[0] > np.subtract(low, 1e-5)).all() and (mesh.bounds[1] < np.add(high, 1e-5)).all()
-        assert mesh.bounds[0][2] - scene.floor < 0.03  # it stands on the ground
-
-
-def test_a_mesh_has_the_colours_of_its_parts_and_no_shadow() -> None:
-    scene = replace(portrait("mug", "red", 0, 20, JUDGE, 0), ground="grass")
-    mesh, bare = mesh_of(scene), mesh_of(replace(scene, ground=None))
-    assert np.array_equal(mesh.vertices, bare.vertices) and np.array_equal(mesh.faces, bare.faces)
-    assert len(expand([scene]).faces) == 2 * len(mesh.faces)
-    main = tuple(round(255 * channel) for channel in scene.main)
-    counts = Counter(tuple(color[:3].tolist()) for color in mesh.visual.face_colors)
-    assert counts.most_common(1)[0][0] == main and len(counts) == 2  # cup and handle; coffee
-
-
-# -- parts ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", bank().names)
-def test_a_primitive_is_closed_fills_the_unit_cube_and_looks_outward(name: str) -> None:
-    shapes, i = bank(), bank().names[name]
-    rows, faces = (slice(*offsets[i : i + 2]) for offsets in (shapes.vertex_offsets, shapes.face_offsets))
-    vertices, normals, faces = shapes.vertices[rows], shapes.normals[rows], shapes.faces[faces]
-    assert faces.min() >= 0 and faces.max() < len(vertices)
-    tube = {"ring": (1, 1, 0.24), "handle": (1, 0.24, 1)}
-    np.testing.assert_allclose(vertices.min(0), -0.5 * np.array(tube.get(name, (1, 1, 1))), atol=1e-6)
-    np.testing.assert_allclose(vertices.max(0), 0.5 * np.array(tube.get(name, (1, 1, 1))), atol=1e-6)
-    np.testing.assert_allclose(np.linalg.norm(normals, axis=1), 1, atol=1e-6)
-    mesh = trimesh.Trimesh(vertices.round(5), faces, process=False)
-    assert (np.einsum("fi,fci->fc", mesh.face_normals, normals[faces]) > 0.7).all()  # normals agree with the winding
-    mesh.merge_vertices(merge_norm=True, merge_tex=True)
-    assert mesh.is_winding_consistent and mesh.volume > 0
-    assert mesh.is_watertight == (name not in ("cup", "handle"))  # coffee and mug close those two
-    volumes = {"box": 1, "prism": 1 / 2, "wedge": 1 / 2, "pyramid": 1 / 3, "cylinder": math.pi / 4}
-    volumes |= {"cone": math.pi / 12, "sphere": math.pi / 6, "dome": math.pi / 6}
-    if name in volumes:
-        assert mesh.volume == pytest.approx(volumes[name], rel=0.07)
-
-
-point = st.tuples(*[st.floats(-2, 2)] * 3)
-
-
-@given(point, point)
-def test_a_limb_runs_from_start_to_end(start: tuple, end: tuple) -> None:
-    length = math.dist(start, end)
-    if length < 1e-3:
-        return
-    parts = Parts()
-    parts.limb("cylinder", start, end, 0.2)
-    matrix = np.array(parts.matrices[0]).reshape(3, 4)
-    np.testing.assert_allclose(matrix @ [0, 0, -0.5, 1], start, atol=1e-9)
-    np.testing.assert_allclose(matrix @ [0, 0, 0.5, 1], end, atol=1e-9)
-    columns = matrix[:, :3] / [0.2, 0.2, length]
-    np.testing.assert_allclose(columns.T @ columns, np.eye(3), atol=1e-9)
-    assert np.linalg.det(columns) > 0
-
-
-# -- rejects and data ----------------------------------------------------------------------------------
+# -- rejects and data --------------------------------------------------------------------------------
 
 
 def test_rejects_do_not_depend_on_their_batch_and_are_not_honest() -> None:
@@ -578,9 +236,9 @@ def test_rejects_do_not_depend_on_their_batch_and_are_not_honest() -> None:
     assert np.array_equal(rejects.draw_rejects(JUDGE, range(37, 45), 32), pictures[37:45])
     honest = render([still(JUDGE, 10_000_000 + index, kind="object") for index in range(120)], 32)
     changed = (np.abs(pictures - honest.rgb).sum(-1) > 0.1).sum((1, 2)) / (honest.mask > 0.5).sum((1, 2))
-    shares = defaultdict(list, {kind: changed[i::4] for i, kind in enumerate(rejects.KINDS)})
+    shares = {kind: changed[i::4] for i, kind in enumerate(rejects.KINDS)}
     assert min(shares["blob"]) > 0.3 and min(shares["noisy"]) > 0.5 and min(shares["chimera"]) > 0.3
-    assert np.mean(np.array(shares["two-coloured"]) > 0.15) > 0.95
+    assert np.mean(shares["two-coloured"] > 0.15) > 0.95
 
 
 def test_pictures_in_bulk_are_what_the_world_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
