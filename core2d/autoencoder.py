@@ -18,7 +18,7 @@ from core2d.training import step_generator
 
 
 def reconstruction_loss(output: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """L1 + 5 L2 + L1 of image gradients, each a weighted mean; 5 makes L1 and L2 pull alike at errors of a tenth.
+    """L1 + 5 L2 of the weighted difference + L1 of its gradients; with 5, L1 and L2 pull alike at errors of a tenth.
 
     Args:
         output, target: (b, 3, h, w) in [-1, 1].

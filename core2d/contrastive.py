@@ -44,6 +44,8 @@ class ContrastiveTask:
 
     def batch(self, step: int, positions: Tensor, batch_size: int) -> dict[str, Tensor]:
         """Random rows, without repeats."""
+        if len(self.tokens) < batch_size:
+            raise ValueError(f"a batch of {batch_size} needs as many rows, there are {len(self.tokens)}")
         generator = step_generator(self.seed, step)
         chosen = torch.randperm(len(self.tokens), generator=generator)[:batch_size][positions]
         return {"pictures": self.rows(chosen), "tokens": self.tokens[chosen]}

@@ -95,6 +95,8 @@ class ToyboxRecipe(Recipe):
         check_between("--size", self.size, 16, 1024)
         if self.dtype != "float32":
             raise InputError(f"--dtype {self.dtype}: the Toybox renders in float32 only")
+        if self.device not in ("auto", "cpu"):
+            raise InputError(f"--device {self.device}: the Toybox renders on the CPU only")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,7 @@ camera token and guidance sharpens the caption alone. Stock diffusers ignores th
         "CLIP of Toybox: text and image towers with their own tokenizer",
         """\
 A CLIPModel in transformers' format with a byte-pair tokenizer trained on the caption grammar (32 tokens at most).
-Its text tower is the text encoder of toybox-sd.
+toybox-sd carries its own copy of the text tower, as it was when the prior was trained.
 """,
     ),
     "toybox-judge": (
@@ -38,7 +38,8 @@ Its text tower is the text encoder of toybox-sd.
 `picture.safetensors` reads class (or *reject*), colour, view word and azimuth bin of a 64-pixel picture,
 `motion.safetensors` the motion of a 16-frame clip. They were trained on their own seeds, on all class-colour pairs
 and with rejects (blobs, chimeras, two-coloured and noisy objects), share no architecture with the generators, and
-only score: they never train a generator and never pick what is reported.
+only score: they never train a generator, and none of their verdicts picks a sample, a seed or a checkpoint on the
+reported prompts (training keeps the better of two checkpoints by scores on the tuning seeds).
 """,
     ),
 }
@@ -66,8 +67,8 @@ Of the last kept training of each stage, on the tuning seeds. The reported numbe
 
 
 def _training(lines: list[dict]) -> Iterable[str]:
-    yield f"Data: Toybox v{world.VERSION}, drawn by `core2d/toybox`; recipes: `core2d/bundled`; one row a call of\n"
-    yield "`python scripts/train_bundled.py STAGE`.\n"
+    yield f"Data: Toybox v{world.VERSION}, drawn by `core2d/toybox`; recipes: `core2d/bundled`."
+    yield "One row a call of `python scripts/train_bundled.py STAGE`:\n"
     yield "| stage | kept | pictures | size | steps | batch | learning rate | hours | machine |"
     yield "|---|---|---|---|---|---|---|---|---|"
     for line in lines:

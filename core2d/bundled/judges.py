@@ -21,6 +21,7 @@ from core2d.toybox.scene import moment, still
 from core2d.training import TrainingRecipe, step_generator
 
 SEED = world.JUDGE_SEEDS[0]
+ANSWER_WEIGHTS = (1.0, 1.0, 2.0, 2.0)  # class, colour, view, azimuth: the last two are seldom labelled
 PICTURE_RECIPE = TrainingRecipe(
     steps=2400, batch_size=128, learning_rate=3e-3, warmup_steps=100, weight_decay=0.02, ema_decay=0.995
 )
@@ -31,12 +32,12 @@ MOTION_RECIPE = TrainingRecipe(
 
 def judge_pictures(cache: Path, count: int, size: int = 64) -> Pictures:
     """Stills of objects with the judges' seed."""
-    return draw(cache / f"judges-{size}px-{count}", partial(still, SEED, kind="object"), count, size)
+    return draw(cache / f"v{world.VERSION}-judges-{size}px-{count}", partial(still, SEED, kind="object"), count, size)
 
 
 def reject_pictures(cache: Path, count: int, size: int = 64) -> np.ndarray:
     """(count, 3, size, size) uint8 of what must be rejected."""
-    path = cache / f"rejects-{size}px-{count}.npy"
+    path = cache / f"v{world.VERSION}-rejects-{size}px-{count}.npy"
     if not path.is_file():
         chunks = [range(start, min(start + 256, count)) for start in range(0, count, 256)]
         rows = [to_bytes(draw_rejects(SEED, chunk, size)).transpose(0, 3, 1, 2) for chunk in chunks]
@@ -47,18 +48,20 @@ def reject_pictures(cache: Path, count: int, size: int = 64) -> np.ndarray:
 
 def judge_clips(cache: Path, count: int, size: int = 64) -> tuple[np.ndarray, Tensor]:
     """(count, frames, 3, size, size) uint8 clips and their motion (count,) as an index into `world.MOTIONS`."""
-    path = cache / f"clips-{size}px-{count}.npy"
-    scenes = [[moment(SEED, i, frame, CLIP_FRAMES) for frame in range(CLIP_FRAMES)] for i in range(count)]
+    path = cache / f"v{world.VERSION}-clips-{size}px-{count}.npy"
     if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
         shape = (count, CLIP_FRAMES, 3, size, size)
         clips = np.lib.format.open_memmap(path.with_suffix(".part"), "w+", np.uint8, shape)
         for start in range(0, count, 16):
-            frames = [scene for clip in scenes[start : start + 16] for scene in clip]
+            chunk = range(start, min(start + 16, count))
+            frames = [moment(SEED, i, frame, CLIP_FRAMES) for i in chunk for frame in range(CLIP_FRAMES)]
             rgb = to_bytes(render(frames, size).rgb).transpose(0, 3, 1, 2)
             clips[start : start + 16] = rgb.reshape(-1, CLIP_FRAMES, 3, size, size)
         clips.flush()
         path.with_suffix(".part").replace(path)
-    motions = torch.tensor([world.MOTIONS.index(str(clip[0].motion)) for clip in scenes])
+    words = (str(moment(SEED, i, 0, CLIP_FRAMES).motion) for i in range(count))
+    motions = torch.tensor([world.MOTIONS.index(word) for word in words])
     return np.load(path, mmap_mode="r"), motions
 
 
@@ -86,11 +89,13 @@ class PictureJudgeTask:
         return {"pictures": worn[positions], "labels": labels[positions]}
 
     def loss(self, model: PictureJudge, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float | Tensor]]:
-        """Sum of the cross-entropies of the four answers."""
+        """Weighted sum of the cross-entropies of the four answers."""
         logits, labels = model(batch["pictures"]), batch["labels"]
         losses = [
-            F.cross_entropy(answer.float(), labels[:, i], ignore_index=-1, label_smoothing=0.02)
-            for i, answer in enumerate(logits)
+            # summed over the rows that have the label, divided by all: a mean over rows, however they are shared out
+            F.cross_entropy(answer.float(), labels[:, i], ignore_index=-1, label_smoothing=0.02, reduction="sum")
+            * (weight / len(labels))
+            for i, (answer, weight) in enumerate(zip(logits, ANSWER_WEIGHTS, strict=True))
         ]
         right = (logits[0].argmax(1) == labels[:, 0]).float().mean()
         return torch.stack(losses).sum(), {"class": losses[0], "view": losses[2], "right": right}

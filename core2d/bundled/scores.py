@@ -139,7 +139,8 @@ def camera_scores(pipeline: TextToImage, judge: PictureJudge, seed: int, guidanc
 def judge_scores(judge: PictureJudge, seed: int, size: int = 64, count: int = 4096, rejects: int = 1024) -> Scores:
     """Accuracy on honest renders that no model was trained on, and how many rejects are rejected."""
     scenes = [still(seed, i, kind="object") for i in range(count)]
-    verdict = judge.judge(pictures_of(scenes, size)[0])
+    chunks = [scenes[start : start + 512] for start in range(0, count, 512)]
+    verdict = judge.judge(torch.cat([pictures_of(chunk, size)[0] for chunk in chunks]))
     labels = torch.tensor([labels_of(scene) for scene in scenes])
     fronted = labels[:, 3] >= 0
     viewed = labels[:, 2] >= 0
@@ -174,7 +175,7 @@ def _prompt(name: str, color: str) -> str:
 def _seen_colors(name: str, start: int, count: int) -> list[str]:
     """`count` colours that the generators have seen this class in."""
     colors = [color for color in world.COLOR_NAMES if not world.is_held_out(name, color)]
-    return [colors[(start + 3 * i) % len(colors)] for i in range(count)]
+    return [colors[(start + 4 * i) % len(colors)] for i in range(count)]
 
 
 def _indices(pairs: Sequence[tuple[str, str]]) -> tuple[list[int], list[int]]:

@@ -7,13 +7,14 @@ run folder, scores the averaged weights on the tuning seeds, and writes them bac
 from __future__ import annotations
 
 import json
-import shutil
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from safetensors.torch import save_file
@@ -32,7 +33,7 @@ from core2d.run import atomic_path, machine, write_json
 from core2d.text_to_image import TextToImage
 from core2d.toybox import world
 from core2d.toybox.judge import MotionJudge, PictureJudge, load_motion_judge, load_picture_judge
-from core2d.training import Task, TrainingRecipe, train
+from core2d.training import Task, TrainingRecipe, newest_checkpoint, train
 
 
 @dataclass(frozen=True)
@@ -95,21 +96,29 @@ def train_vae(family: Family) -> scores.Scores:
     folder = family.assets / "toybox-sd" / "vae"
     torch.manual_seed(1)
     fresh = family.starts_fresh(folder)
+    if family.fresh and (family.assets / "toybox-sd" / "unet").is_dir():
+        raise InputError(f"a fresh autoencoder does not fit the prior in {family.assets}: give another --assets folder")
     model = vae.build(family.size) if fresh else load_model(AutoencoderKL, folder, torch.float32)
     model.requires_grad_(True)
     stands = not fresh and (family.assets / "toybox-sd" / "unet").is_dir()
     if stands:
         model.encoder.requires_grad_(False)
         model.quant_conv.requires_grad_(False)  # pyright: ignore[reportOptionalMemberAccess]
-    pictures = training_pictures(family.data, family.pictures, family.size)
+    with _processes().main_process_first():
+        pictures = training_pictures(family.data, family.pictures, family.size)
     recipe = family.recipe(vae.RECIPE)
-    seconds = _train(family, "vae", vae.task(model, pictures), recipe)
+    spent = _train(family, "vae", vae.task(model, pictures), recipe)
     if not stands:
         mean, deviation = prior.encode_latents(model, pictures.first(2048))
         second_moment = (mean.float().square() + deviation.float().square()).mean() - mean.float().mean().square()
         model.register_to_config(scaling_factor=round(second_moment.rsqrt().item(), 5))
     found = scores.vae_scores(model, world.TUNING_SEEDS[0], family.size)
-    return _keep(family, "vae", recipe, seconds, found, lambda: save_model(model, folder, torch.float16))
+
+    def save() -> None:
+        with atomic_path(folder) as temporary:
+            save_model(model, temporary, torch.float16)
+
+    return _keep(family, "vae", recipe, spent, found, save)
 
 
 def train_clip(family: Family) -> scores.Scores:
@@ -122,17 +131,21 @@ def train_clip(family: Family) -> scores.Scores:
     else:
         tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         model = load_model(CLIPModel, folder, torch.float32).requires_grad_(True)
-    pictures = training_pictures(family.data, family.pictures, family.size)
+    with _processes().main_process_first():
+        pictures = training_pictures(family.data, family.pictures, family.size)
     recipe = family.recipe(clip.RECIPE)
-    seconds = _train(family, "clip", clip.task(model, tokenizer, pictures), recipe)
+    spent = _train(family, "clip", clip.task(model, tokenizer, pictures), recipe)
     found = scores.clip_scores(model, tokenizer, world.TUNING_SEEDS[0], family.size)
 
     def save() -> None:
-        save_model(model, folder, torch.float16)
-        tokenizer.save_pretrained(folder)
-        write_json(folder / "preprocessor_config.json", clip.image_processor(family.size))
+        history = _history(folder)
+        with atomic_path(folder) as temporary:
+            save_model(model, temporary, torch.float16)
+            tokenizer.save_pretrained(temporary)
+            write_json(temporary / "preprocessor_config.json", clip.image_processor(family.size))
+            write_json(temporary / "training.json", history)
 
-    return _keep(family, "clip", recipe, seconds, found, save)
+    return _keep(family, "clip", recipe, spent, found, save)
 
 
 def train_prior(family: Family) -> scores.Scores:
@@ -153,22 +166,25 @@ def train_prior(family: Family) -> scores.Scores:
         unet = load_model(UNet2DConditionModel, folder / "unet", torch.float32)
         camera_token = load_model(CameraToken, folder / "camera_token", torch.float32)
         model = Denoiser(unet, camera_token).requires_grad_(True)
-    pictures = training_pictures(family.data, family.pictures, family.size)
+    with _processes().main_process_first():
+        pictures = training_pictures(family.data, family.pictures, family.size)
     accelerator = torch.accelerator.current_accelerator() or torch.device("cpu")
     posteriors = prior.encode_latents(autoencoder.to(accelerator), pictures)
     autoencoder.cpu()
     tokens, empty = clip.tokenise(tokenizer, pictures.captions), clip.tokenise(tokenizer, [""])[0]
     task = prior.task(model, pictures, posteriors, tokens, empty, text_encoder, autoencoder.config["scaling_factor"])
     recipe = family.recipe(prior.RECIPE)
-    seconds = _train(family, "prior", task, recipe)
+    spent = _train(family, "prior", task, recipe)
     pipeline = TextToImage(prior.assemble(model, autoencoder, text_encoder.cpu(), tokenizer))
     found = prior_and_camera_scores(pipeline, world.TUNING_SEEDS[0], family.assets / "toybox-judge")
 
     def save() -> None:
-        pipeline.save_pretrained(family.runs / "prior" / "result", torch.float16)
-        shutil.copytree(family.runs / "prior" / "result", folder, dirs_exist_ok=True)
+        history = _history(folder)
+        with atomic_path(folder) as temporary:
+            pipeline.save_pretrained(temporary, torch.float16)
+            write_json(temporary / "training.json", history)
 
-    return _keep(family, "prior", recipe, seconds, found, save)
+    return _keep(family, "prior", recipe, spent, found, save)
 
 
 def train_judge(family: Family) -> scores.Scores:
@@ -177,12 +193,13 @@ def train_judge(family: Family) -> scores.Scores:
     torch.manual_seed(4)
     fresh = family.starts_fresh(folder / "picture.safetensors")
     model = (PictureJudge() if fresh else load_picture_judge(folder)).requires_grad_(True)
-    pictures = judges.judge_pictures(family.data, family.pictures, 64)
-    rejects = judges.reject_pictures(family.data, family.pictures // 4, 64)
+    with _processes().main_process_first():
+        pictures = judges.judge_pictures(family.data, family.pictures, 64)
+        rejects = judges.reject_pictures(family.data, family.pictures // 4, 64)
     recipe = family.recipe(judges.PICTURE_RECIPE)
-    seconds = _train(family, "judge", judges.PictureJudgeTask(model, pictures, rejects), recipe)
+    spent = _train(family, "judge", judges.PictureJudgeTask(model, pictures, rejects), recipe)
     found = scores.judge_scores(model.eval(), world.TUNING_SEEDS[0])
-    return _keep(family, "judge", recipe, seconds, found, lambda: _save_judge(model, folder, "picture"))
+    return _keep(family, "judge", recipe, spent, found, lambda: _save_judge(model, folder, "picture"))
 
 
 def train_motion_judge(family: Family) -> scores.Scores:
@@ -191,11 +208,12 @@ def train_motion_judge(family: Family) -> scores.Scores:
     torch.manual_seed(5)
     fresh = family.starts_fresh(folder / "motion.safetensors")
     model = (MotionJudge() if fresh else load_motion_judge(folder)).requires_grad_(True)
-    clips, motions = judges.judge_clips(family.data, family.pictures // 12, 64)
+    with _processes().main_process_first():
+        clips, motions = judges.judge_clips(family.data, family.pictures // 12, 64)
     recipe = family.recipe(judges.MOTION_RECIPE)
-    seconds = _train(family, "motion-judge", judges.MotionJudgeTask(model, clips, motions), recipe)
+    spent = _train(family, "motion-judge", judges.MotionJudgeTask(model, clips, motions), recipe)
     found = scores.motion_judge_scores(model.eval(), world.TUNING_SEEDS[0])
-    return _keep(family, "motion-judge", recipe, seconds, found, lambda: _save_judge(model, folder, "motion"))
+    return _keep(family, "motion-judge", recipe, spent, found, lambda: _save_judge(model, folder, "motion"))
 
 
 STAGES = {
@@ -238,37 +256,56 @@ def state_of(family: Family, stage: Stage) -> dict[str, object]:
     return {"stage": stage.name, "state": "trained", **total, **(kept[0]["scores"] if kept else {})}
 
 
-def _train(family: Family, name: str, task: Task[Any], recipe: TrainingRecipe) -> float:
-    """Train, leave the averaged weights in the task's model, return the seconds spent."""
+@dataclass(frozen=True)
+class Spent:
+    """What one call of a stage added to a training."""
+
+    steps: int
+    seconds: float
+
+
+def _train(family: Family, name: str, task: Task[Any], recipe: TrainingRecipe) -> Spent:
+    """Train and leave the averaged weights in the task's model."""
     transformers_logging.disable_progress_bar()
-    result = train(task, recipe, family.runs / name, resume=family.resume)
+    folder = family.runs / name
+    newest = newest_checkpoint(folder / "checkpoints") if family.resume else None
+    before = json.loads((newest / "state.json").read_text()) if newest else {"step": 0, "seconds": 0.0}
+    result = train(task, recipe, folder, resume=family.resume)
     task.model.load_state_dict(result.ema)
     task.model.cpu().eval()
-    return result.seconds
+    return Spent(result.step - before["step"], result.seconds - before["seconds"])
+
+
+def _processes() -> PartialState:
+    return PartialState(cpu=not torch.accelerator.is_available())
 
 
 def _keep(
     family: Family,
     name: str,
     recipe: TrainingRecipe,
-    seconds: float,
+    spent: Spent,
     found: scores.Scores,
     save: Callable[[], None],
 ) -> scores.Scores:
-    """Write the weights if their main score is the best so far; note the training either way."""
+    """Write the weights if their main score is the best so far; note the training either way. Main process only."""
+    if not _processes().is_main_process:
+        return found
     stage = STAGES[name]
     folder = family.assets / stage.folder
     before = None if family.fresh else state_of(family, stage).get(stage.main_score)
-    kept = not isinstance(before, float) or found.get(stage.main_score, 0.0) > before
+    now = found.get(stage.main_score)
+    kept = not isinstance(before, float) or (now is not None and now > before)
+    if now is not None and not math.isfinite(now):
+        raise FloatingPointError(f"the {stage.main_score} of {name} is {now}: the weights in {folder} stay")
     folder.mkdir(parents=True, exist_ok=True)
     if kept:
         save()
-    last = json.loads((family.runs / name / "log.jsonl").read_text().splitlines()[-1])
     line = {
         "stage": name,
         "kept": kept,
-        "steps": last["step"],
-        "seconds": round(seconds, 1),
+        "steps": spent.steps,
+        "seconds": round(spent.seconds, 1),
         "pictures": family.pictures,
         "size": family.size,
         "toybox_version": world.VERSION,

@@ -38,4 +38,4 @@ def build(size: int) -> AutoencoderKL:
 
 def task(model: AutoencoderKL, pictures: Pictures) -> AutoencoderTask:
     """Train `model` on `pictures`."""
-    return AutoencoderTask(model, partial(picture_rows, pictures), len(pictures), body_weight=3.0, seed=11)
+    return AutoencoderTask(model, partial(picture_rows, pictures), len(pictures), body_weight=4.0, seed=11)

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from core2d.toybox import world
 from core2d.toybox.dataset import Pictures, draw, mixed_scene
 
 SEED = 0  # of `world.GENERATOR_SEEDS`: without the held-out pairs and motions
@@ -15,7 +16,7 @@ SEED = 0  # of `world.GENERATOR_SEEDS`: without the held-out pairs and motions
 
 def training_pictures(cache: Path, count: int, size: int) -> Pictures:
     """`count` mixed stills and clip frames of `size` pixels, kept under `cache`."""
-    return draw(cache / f"generators-{size}px-{count}", partial(mixed_scene, SEED), count, size)
+    return draw(cache / f"v{world.VERSION}-generators-{size}px-{count}", partial(mixed_scene, SEED), count, size)
 
 
 def picture_rows(pictures: Pictures, rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from core2d.toybox import world
 from core2d.toybox.render import render
 from core2d.toybox.scene import Scene, moment, still
 
+STILL_SCALES = {"object": 1.0, "doll": 0.92}
 CHUNK = 512  # scenes drawn at a time
 
 
@@ -89,8 +90,7 @@ def _draw_arrays(folder: Path, scene_of, count: int, size: int, progress) -> Non
         mask[rows] = to_bytes(pictures.mask)
         camera.append(camera_numbers(scenes))
         labels += [labels_of(scene) for scene in scenes]
-        is_still += [scene.yaw == 0 and scene.view.pan == 0 and scene.offset == (0, 0, 0) and (
-            scene.scale == 1 or scene.kind == "doll") for scene in scenes]  # fmt: skip
+        is_still += [scene.scale == STILL_SCALES[scene.kind] for scene in scenes]  # clips show smaller bodies
         captions += [scene.caption for scene in scenes]
         if progress:
             progress(rows.stop)

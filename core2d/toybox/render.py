@@ -16,6 +16,7 @@ from core2d.toybox.primitives import bank
 from core2d.toybox.scene import Scene
 
 PATTERN_IDS = {None: 0, "striped": 1, "checkered": 2, "dotted": 3}
+FOCAL = np.float32(1.0 / math.tan(math.radians(world.FIELD_OF_VIEW) / 2))  # NDC y = FOCAL * up / forward
 GROUND_IDS = {None: 0} | {name: i + 1 for i, name in enumerate(world.GROUNDS)}
 
 
@@ -135,11 +136,6 @@ def camera_to_world(scenes: Sequence[Scene]) -> np.ndarray:
     return matrices
 
 
-def focal() -> float:
-    """Cotangent of half the field of view: NDC y = focal * up / forward."""
-    return 1.0 / math.tan(math.radians(world.FIELD_OF_VIEW) / 2)
-
-
 def _starts(counts: np.ndarray, owner: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     before = np.cumsum(counts) - counts
     first = np.searchsorted(owner, np.arange(len(offsets) - 1))
@@ -149,7 +145,7 @@ def _starts(counts: np.ndarray, owner: np.ndarray, offsets: np.ndarray) -> np.nd
 def _project(position: np.ndarray, offsets: np.ndarray, eye: np.ndarray, axes: np.ndarray) -> np.ndarray:
     owner = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     local = np.einsum("vij,vj->vi", axes[owner], position - eye[owner])  # (v, 3) right, up, forward
-    f = np.float32(focal())
+    f = FOCAL
     return np.stack([f * local[:, 0], f * local[:, 1], np.zeros_like(local[:, 0]), local[:, 2]], 1).astype(np.float32)
 
 
@@ -212,7 +208,7 @@ def _shade(face, barycentric, depth, faces, face_part, rest, normal, part_color,
     images, samples = face.shape[0], face.shape[1]
     size = samples // supersampling
     weight = np.float32(1.0 / (supersampling * supersampling))
-    f = np.float32(1.0 / np.tan(np.radians(40.0) / 2))
+    f = FOCAL
     for image in numba.prange(images):
         pattern, ground = kinds[image, 0], kinds[image, 1]
         cos, sin = setting[image, 3], setting[image, 4]

@@ -9,7 +9,7 @@ import numpy as np
 import trimesh
 
 from core2d.toybox import world
-from core2d.toybox.render import camera_to_world, cameras, expand, focal, render
+from core2d.toybox.render import FOCAL, camera_to_world, cameras, expand, render
 from core2d.toybox.scene import Scene, moment, still
 
 
@@ -87,7 +87,7 @@ def _samples(scenes: Sequence[Scene], seed: int, index: int, size: int) -> list[
     for i, scene in enumerate(scenes):
         joints = _joints(scene)
         local = (joints - eye[i]) @ axes[i].T  # (j, 3) right, up, forward
-        ndc = focal() * local[:, :2] / local[:, 2:]
+        ndc = FOCAL * local[:, :2] / local[:, 2:]
         pixels = (ndc * [1, -1] + 1) * size / 2
         samples.append(
             Sample(

@@ -1,0 +1,65 @@
+"""What a guidance is, and the two steps that every one of them begins and ends with."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from core2d.backbone import Denoiser
+from core2d.cameras import Cameras
+from core2d.errors import InputError
+
+Info = dict[str, Tensor]  # detached; "t" and "gradient_norm" (b,) of every guidance here
+
+
+class Guidance(Protocol):
+    """Says how rendered images should change: the gradient of its loss is the direction.
+
+    A new one either subclasses `ScoreDistillation` and replaces `predict` or `direction`, or is a function from
+    `latents_of` to `loss_of` of its own.
+    """
+
+    def __call__(self, images: Tensor, prompt: str, cameras: Cameras | None, step: int) -> tuple[Tensor, Info]:
+        """A scalar loss, and what to log.
+
+        Args:
+            images: (b, 3, h, h) in [0, 1], differentiable.
+            prompt: what all of them show.
+            cameras: from where each is seen: one, or b. None if there is no view, as in a picture.
+            step: of the optimisation; all randomness is a function of the seed and the step.
+        """
+        ...
+
+
+def latents_of(prior: Denoiser, images: Tensor, step: int) -> Tensor:
+    """(b, c, h, w) latents of (b, 3, H, H) images, which are first resized to the prior's size; differentiable.
+
+    Raises:
+        ValueError: another shape.
+        InputError: an image is not finite.
+    """
+    if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3] or 0 in images.shape:
+        raise ValueError(f"guidance needs square images (b, 3, h, h), got {tuple(images.shape)}")
+    require_finite(images, f"the rendered images of step {step} hold NaN or infinity: lower the learning rate")
+    size = (prior.image_size, prior.image_size)
+    if images.shape[2:] != size:
+        images = F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
+    return prior.encode_images(images)  # the mode of the posterior: one source of noise less
+
+
+def loss_of(latents: Tensor, gradient: Tensor) -> Tensor:
+    """The scalar 0.5 |z - sg(z - g)|^2 / b, whose gradient by the latents z is g / b for a given g; both (b, c, h, w).
+
+    It is written as g (z - sg(z)) + 0.5 |g|^2, which has the same value and gradient but does not lose the low bits
+    of a small g in z - g.
+    """
+    gradient = gradient.detach()
+    still = latents - latents.detach()  # zero, with the derivative of the latents
+    return (gradient * still + 0.5 * gradient.square()).sum() / len(latents)
+
+
+def require_finite(values: Tensor, message: str) -> None:
+    """InputError with the message if there is a NaN or an infinity."""
+    if not torch.isfinite(values).all():
+        raise InputError(message)

@@ -1,0 +1,140 @@
+"""Score distillation sampling, DreamFusion (2209.14988) equation 3.
+
+    gradient = w(t) (eps_cfg(z_t, t) - eps) dz/dimages,    z_t = alpha_t z + sigma_t eps
+
+The denoiser's own Jacobian is left out: it is only asked what the noise is, without derivatives. The autoencoder's is
+not: the gradient reaches the images through the encoder.
+
+    guidance = ScoreDistillation(prior, ScoreDistillationConfig(guidance_scale=50, form="x0"))
+    loss, info = guidance(images, "a red mug", cameras, step)
+    loss.backward()
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from core2d.backbone import Denoiser
+from core2d.cameras import Cameras
+from core2d.errors import InputError
+from core2d.guidance.annealing import TimeRange
+from core2d.guidance.base import Info, latents_of, loss_of, require_finite
+from core2d.guidance.view_prompts import ViewPrompts
+from core2d.models.families import TextCondition
+from core2d.schedule import Prediction
+from core2d.training import step_seed
+
+NOISE_STREAM = 1  # so that cameras which a caller draws from (seed, step) have nothing to do with our noise
+
+Weighting = Literal["sds", "uniform", "fantasia3d"]
+Form = Literal["eps", "x0"]
+Views = Literal["auto", "camera", "words"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreDistillationConfig:
+    """How the prior is asked. The defaults are DreamFusion's.
+
+    MVDream (2308.16512) is `guidance_scale=50, rescale=0.5, weighting="uniform", form="x0"` with
+    `times=TimeRange((0.98, 0.98), (0.02, 0.5), 8000)`.
+
+    Attributes:
+        guidance_scale: s of uncond + s (cond - uncond), so 1 is the plain conditional prediction.
+        rescale: how much of the guided contrast is pulled back to the conditional one (2305.08891 section 3.4), of
+            x0 and for each image; in [0, 1].
+        negative_prompt: what stands in for "no prompt".
+        weighting: w(t) = sigma_t^2 ("sds"), 1 ("uniform") or sqrt(abar_t) (1 - abar_t) ("fantasia3d", 2303.13873).
+        form: what w(t) multiplies: eps_cfg - eps, or z - x0_cfg, which is sigma_t / alpha_t times as much.
+        times: noise levels, and how they move.
+        views: the camera token where the prior has one and words elsewhere ("auto"); or what is asked for.
+        wording: of the view, where words are used.
+    """
+
+    guidance_scale: float = 100.0
+    rescale: float = 0.0
+    negative_prompt: str = ""
+    weighting: Weighting = "sds"
+    form: Form = "eps"
+    times: TimeRange = field(default_factory=TimeRange)
+    views: Views = "auto"
+    wording: ViewPrompts = field(default_factory=ViewPrompts)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rescale <= 1:
+            raise InputError(f"a guidance rescale of {self.rescale} is not possible: give 0 to 1")
+        for name, kind in (("weighting", Weighting), ("form", Form), ("views", Views)):
+            if getattr(self, name) not in get_args(kind):
+                raise InputError(f"unknown {name} {getattr(self, name)!r}: give {', '.join(get_args(kind))}")
+
+
+class ScoreDistillation:
+    """SDS with one prior. Two calls with the same arguments give the same loss: nothing is kept between them.
+
+    Args:
+        prior: a backbone, or an oracle.
+        config: see there.
+        seed: with the step, it decides the times and the noise.
+
+    Raises:
+        InputError: the camera token is asked for and the prior has none.
+    """
+
+    def __init__(self, prior: Denoiser, config: ScoreDistillationConfig | None = None, seed: int = 0):
+        self.prior, self.config, self.seed = prior, config or ScoreDistillationConfig(), seed
+        if self.config.views == "camera" and not prior.has_camera_token:
+            raise InputError('this model has no camera token: use views="words"')
+
+    def __call__(self, images: Tensor, prompt: str, cameras: Cameras | None, step: int) -> tuple[Tensor, Info]:
+        """See `core2d.guidance.base.Guidance`.
+
+        Raises:
+            ValueError: images that are not (b, 3, h, h), or neither one camera nor b.
+            InputError: images or predictions that are not finite, or a prompt that is too long.
+        """
+        latents = latents_of(self.prior, images, step)  # (b, c, h, w)
+        if cameras is not None and len(cameras) not in (1, len(latents)):
+            raise ValueError(f"{len(cameras)} cameras for {len(latents)} images; give one, or one for each")
+        with torch.no_grad():
+            t, noise = self.draw(latents, step)
+            prediction = self.predict(self.prior.add_noise(latents, noise, t), t, prompt, cameras)
+            gradient = self.weight(prediction) * self.direction(prediction, latents, noise)
+        require_finite(gradient, f"the prior's prediction at step {step} holds NaN or infinity: use dtype float32")
+        return loss_of(latents, gradient), {"t": t, "gradient_norm": gradient.flatten(1).norm(dim=1)}
+
+    def draw(self, latents: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """Times (b,) and noise (b, c, h, w) of a step, the same on every device."""
+        generator = torch.Generator().manual_seed(step_seed(self.seed, step, NOISE_STREAM))
+        t = self.config.times.draw(step, len(latents), self.prior.num_train_timesteps, generator)
+        noise = torch.randn(latents.shape, generator=generator)  # in float32, whatever the latents are
+        return t.to(latents.device), noise.to(latents)
+
+    def predict(self, x_t: Tensor, t: Tensor, prompt: str, cameras: Cameras | None) -> Prediction:
+        """What the guided prior makes of x_t (b, c, h, w) at t (b,)."""
+        condition, camera = self.view(prompt, cameras)
+        unconditional = self.prior.encode_text([self.config.negative_prompt])
+        scale, rescale = self.config.guidance_scale, self.config.rescale
+        return self.prior.predict_cfg(x_t, t, condition, unconditional, scale, rescale, camera, rescale_on="x0")
+
+    def view(self, prompt: str, cameras: Cameras | None) -> tuple[TextCondition, Cameras | None]:
+        """What the prior is told: the plain prompt and a camera, or a prompt in which the view is described."""
+        if cameras is None:
+            if self.config.views != "auto":
+                raise ValueError(f'views="{self.config.views}" needs cameras')
+            return self.prior.encode_text([prompt]), None
+        if self.prior.has_camera_token and self.config.views != "words":
+            return self.prior.encode_text([prompt]), cameras
+        return self.config.wording.condition(self.prior, prompt, cameras), None
+
+    def direction(self, prediction: Prediction, latents: Tensor, noise: Tensor) -> Tensor:
+        """(b, c, h, w) where the latents should not go, before it is weighted."""
+        return latents - prediction.x0 if self.config.form == "x0" else prediction.eps - noise
+
+    def weight(self, prediction: Prediction) -> Tensor:
+        """(b, 1, 1, 1) w(t), of the signal-to-noise ratio alone: flow matching gets what it would get elsewhere."""
+        alpha_squared, sigma_squared = prediction.alpha_t.square(), prediction.sigma_t.square()
+        abar = alpha_squared / (alpha_squared + sigma_squared)  # the sum is 1 but for flow matching
+        if self.config.weighting == "uniform":
+            return torch.ones_like(abar)
+        return 1 - abar if self.config.weighting == "sds" else abar.sqrt() * (1 - abar)
