@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -117,7 +118,8 @@ def retrieval(assets: Path, seed: int) -> Numbers:
     folder = assets / "toybox-clip"
     model = load_model(CLIPModel, folder, torch.float32)
     tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-    return scores.clip_scores(model, tokenizer, seed, model.config.vision_config.image_size)
+    vision: Any = model.config.vision_config
+    return scores.clip_scores(model, tokenizer, seed, vision.image_size)
 
 
 def picture_judge(assets: Path, seed: int) -> Numbers:

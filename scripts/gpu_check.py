@@ -129,21 +129,23 @@ def kernels() -> Numbers:
     from core2d.raster import rasterize
 
     device = torch.cuda.current_device()
-    clock = driver.active.utils.get_device_properties(device)["sm_clock_rate"]  # kHz
+    active: Any = driver.active
+    clock = active.utils.get_device_properties(device)["sm_clock_rate"]  # kHz
     bandwidth = get_dram_gbps(device) * 1e9  # bytes a second
     speed = get_max_simd_tflops(torch.float32, clock, device) * 1e12  # FLOP a second, not fused
     numbers: Numbers = {"rated_gb_per_second": bandwidth / 1e9, "rated_tflops": speed / 1e12, "different_faces": 0}
     for count, side in RASTER_CASES:
         on_cpu = packed_stills(SEED, count)
-        scene = [tensor.cuda() for tensor in on_cpu]
-        draw = partial(rasterize, *scene, side, side, backend="triton")
+        clip, faces, offsets = (tensor.cuda() for tensor in on_cpu)
+        draw = partial(rasterize, clip, faces, offsets, side, side, backend="triton")
         expected = rasterize(*on_cpu, side, side, backend="numba").face
         numbers["different_faces"] += int((draw().face.cpu() != expected).sum())
-        written, flop = raster_work(*scene, side)
+        written, flop = raster_work(clip, faces, offsets, side)
         floor = max(written / bandwidth, flop / speed)  # seconds
-        seconds = do_bench_cudagraph(draw, return_mode="median") / 1e3
+        milliseconds: Any = do_bench_cudagraph(draw, return_mode="median")
+        seconds = milliseconds / 1e3
         case = {
-            "triangles": len(scene[1]),
+            "triangles": len(faces),
             "ms": 1e3 * seconds,
             "call_ms": do_bench(draw, return_mode="median"),
             "floor_ms": 1e3 * floor,

@@ -80,13 +80,18 @@ def task(
     """Train `model` on the latents of `pictures` and their `tokens` (n, length)."""
     mean, deviation = (part * scaling_factor for part in posteriors)
     text_encoder.requires_grad_(False).eval()
+
+    def encode_text(ids: Tensor) -> Tensor:
+        text_encoder.to(ids.device)  # pyright: ignore[reportArgumentType]
+        return text_encoder(input_ids=ids).last_hidden_state
+
     return DenoisingTask(
         model,
         mean,
         deviation,
         tokens,
         empty,
-        encode_text=lambda ids: text_encoder.to(ids.device)(input_ids=ids).last_hidden_state,
+        encode_text=encode_text,
         camera=torch.from_numpy(pictures.camera),
         stills=torch.from_numpy(np.flatnonzero(pictures.is_still)),
         schedule=NoiseSchedule.from_config(scheduler().config),

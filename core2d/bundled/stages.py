@@ -169,7 +169,8 @@ def train_prior(family: Family) -> scores.Scores:
     with _processes().main_process_first():
         pictures = training_pictures(family.data, family.pictures, family.size)
     accelerator = torch.accelerator.current_accelerator() or torch.device("cpu")
-    posteriors = prior.encode_latents(autoencoder.to(accelerator), pictures)
+    autoencoder.to(accelerator)  # pyright: ignore[reportArgumentType]
+    posteriors = prior.encode_latents(autoencoder, pictures)
     autoencoder.cpu()
     tokens, empty = clip.tokenise(tokenizer, pictures.captions), clip.tokenise(tokenizer, [""])[0]
     task = prior.task(model, pictures, posteriors, tokens, empty, text_encoder, autoencoder.config["scaling_factor"])

@@ -117,7 +117,8 @@ def test_toybox_looks_through_the_same_cameras() -> None:
     scenes = [still(world.JUDGE_SEEDS[0], index) for index in range(100)]
     view = [[scene.view.azimuth, scene.view.elevation, scene.view.radius] for scene in scenes]
     assert all(scene.view.pan == 0 for scene in scenes)
-    camera = orbit(*torch.tensor(view).T, math.radians(world.FIELD_OF_VIEW))
+    azimuth, elevation, radius = torch.tensor(view).T
+    camera = orbit(azimuth, elevation, radius, math.radians(world.FIELD_OF_VIEW))
     torch.testing.assert_close(torch.from_numpy(camera_to_world(scenes)), camera.camera_to_world, atol=1e-5, rtol=0)
     # what the prior is trained on is what a user's camera gives it
     np.testing.assert_allclose(camera_numbers(scenes), camera_features(camera).numpy(), atol=1e-5)

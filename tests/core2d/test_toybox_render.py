@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -128,7 +129,8 @@ def test_a_mesh_has_the_colours_of_its_parts_and_no_shadow() -> None:
     assert np.array_equal(mesh.vertices, bare.vertices) and np.array_equal(mesh.faces, bare.faces)
     assert len(expand([scene]).faces) == 2 * len(mesh.faces)
     main = tuple(round(255 * channel) for channel in scene.main)
-    counts = Counter(tuple(color[:3].tolist()) for color in mesh.visual.face_colors)
+    visual: Any = mesh.visual
+    counts = Counter(tuple(color[:3].tolist()) for color in visual.face_colors)
     assert counts.most_common(1)[0][0] == main and len(counts) == 2  # cup and handle; coffee
 
 

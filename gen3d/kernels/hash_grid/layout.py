@@ -1,10 +1,10 @@
 """Where the features of a multiresolution hash grid lie: tiny-cuda-nn's convention, kept to the last entry.
 
 Level l has scale s = coarsest growth^l - 1 and resolution ceil(s) + 1 vertices along a side. A point x sits at
-s x + 0.5 (the half staggers the levels). Vertex (i, j, k) has row i + j res + k res^2 while all fit into the table, else
-the exclusive or of i, j 2654435761 and k 805459861 in 32 bits, each modulo the number of rows. At the far faces of the
-cube the half step leads past the last vertex of a level that stores them all, and the modulo wraps around: so it does
-in tiny-cuda-nn.
+s x + 0.5 (the half staggers the levels). Vertex (i, j, k) has row i + j res + k res^2 while all fit into the table,
+else the exclusive or of i, j 2654435761 and k 805459861 in 32 bits, each modulo the number of rows. At the far faces
+of the cube the half step leads past the last vertex of a level that stores them all, and the modulo wraps around: so
+it does in tiny-cuda-nn.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ class HashGridLayout:
     features: int = 2
     log2_table: int = 19
     coarsest: int = 16
-    growth: float = 2.0
+    growth: float = 1.447269237440378  # 16 to 4096 over 16 levels
 
     def __post_init__(self) -> None:
         sound = self.levels >= 1 and self.features in (1, 2, 4, 8) and 3 <= self.log2_table <= 24
-        if not (sound and self.coarsest >= 2 and self.growth >= 1):
+        grows = self.coarsest >= 2 and self.growth >= 1
+        # beyond 2^20 vertices along a side, float32 no longer says where in its cell a point lies
+        if not (sound and grows and self.coarsest * self.growth ** (self.levels - 1) <= 1 << 20):
             raise ValueError(f"no hash grid has this shape: {self}")
 
     @classmethod
-    def reaching(
-        cls, finest: int, *, levels: int, coarsest: int, log2_table: int, features: int = 2
-    ) -> HashGridLayout:
+    def reaching(cls, finest: int, *, levels: int, coarsest: int, log2_table: int, features: int = 2) -> HashGridLayout:
         """The layout whose last level has `finest` vertices along a side."""
         growth = math.exp(math.log(finest / coarsest) / (levels - 1)) if levels > 1 else 1.0
         return cls(levels, features, log2_table, coarsest, growth)

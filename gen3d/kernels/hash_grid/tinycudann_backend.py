@@ -1,4 +1,4 @@
-"""The hash encoding by tiny-cuda-nn, where a user has installed it. Run against a stand-in only: untested on a device."""
+"""The hash encoding by tiny-cuda-nn, where a user has it. Run against a stand-in only: untested on a device."""
 
 from __future__ import annotations
 

@@ -2,14 +2,15 @@
 
 Atomic sums depend on the order of threads: gradients vary in the last bits from run to run.
 
-Floors for n points, l levels, f features: 12 n bytes read and 4 n l f written once, and 32 n l f bytes of gathers that
-coarse levels find in the caches and fine ones mostly do not (2^19 entries of two features are 4 MB a level; the table
-of a 16-level grid does not fit a 50 MB L2 cache together with the points, but one level does, which is why levels are
-the slow grid axis). Backward writes the same gathers as atomics. Not yet timed on a device.
+Floors for n points, l levels, f features: 12 n l bytes read, 4 n l f written, and 32 n l f gathered, from the L2 cache
+at best. So that they are found there, levels are the slow axis of the launch: the 4 MB of one level (2^19 entries of
+two features) stay, where those of 16 levels and the points would push each other out. Backward adds as many bytes
+atomically. Not yet timed on a device.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ def forward(x: Tensor, table: Tensor, layout: HashGridLayout) -> Tensor:
     with _device(x):
         if len(x):
             grid = (triton.cdiv(len(x), BLOCK), layout.levels)
-            _forward[grid](x, table, *_levels(layout, x), out, len(x), layout.levels, layout.features, **OPTIONS)
+            _forward[grid](x, table, *_levels(layout, x.device), out, len(x), layout.levels, layout.features, **OPTIONS)
     return out
 
 
@@ -43,7 +44,9 @@ def backward_table(grad: Tensor, x: Tensor, table: Tensor, layout: HashGridLayou
     with _device(x):
         if len(x):
             grid = (triton.cdiv(len(x), BLOCK), layout.levels)
-            _backward_table[grid](grad, x, *_levels(layout, x), out, len(x), layout.levels, layout.features, **OPTIONS)
+            _backward_table[grid](
+                grad, x, *_levels(layout, x.device), out, len(x), layout.levels, layout.features, **OPTIONS
+            )
     return out
 
 
@@ -53,7 +56,7 @@ def backward_points(grad: Tensor, x: Tensor, table: Tensor, layout: HashGridLayo
     with _device(x):
         if len(x):
             _backward_points[(triton.cdiv(len(x), BLOCK),)](
-                grad, x, table, *_levels(layout, x), out, len(x), layout.levels, layout.features, **OPTIONS
+                grad, x, table, *_levels(layout, x.device), out, len(x), layout.levels, layout.features, **OPTIONS
             )
     return out
 
@@ -64,17 +67,12 @@ def _device(x: Tensor) -> torch.cuda.device_of:
     return torch.cuda.device_of(x)
 
 
-_ON_DEVICE: dict[tuple[HashGridLayout, torch.device], tuple[Tensor, ...]] = {}
-
-
-def _levels(layout: HashGridLayout, x: Tensor) -> tuple[Tensor, ...]:
+@functools.cache
+def _levels(layout: HashGridLayout, device: torch.device) -> tuple[Tensor, ...]:
     """scales, resolutions, offsets (levels + 1), hashed: copied to each device once."""
-    key = (layout, x.device)
-    if key not in _ON_DEVICE:
-        whole = (layout.resolutions, layout.offsets, layout.hashed)
-        numbers = [torch.from_numpy(layout.scales), *(torch.from_numpy(array).int() for array in whole)]
-        _ON_DEVICE[key] = tuple(tensor.to(x.device) for tensor in numbers)
-    return _ON_DEVICE[key]
+    whole = (layout.resolutions, layout.offsets, layout.hashed)
+    numbers = [torch.from_numpy(layout.scales), *(torch.from_numpy(array).int() for array in whole)]
+    return tuple(tensor.to(device) for tensor in numbers)
 
 
 @triton.jit

@@ -1,0 +1,163 @@
+"""From a density field to a closed surface: where it becomes opaque, found without being told a level."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from skimage.filters import threshold_otsu
+from skimage.measure import marching_cubes
+from torch import Tensor
+
+from core2d.errors import InputError
+
+Density = Callable[[Tensor], Tensor]  # points (n, 3) to densities (n,) in 1 / metre
+
+CHUNK = 1 << 18  # points that are asked for together
+COARSE = 64  # points along the longest side of the first look
+EMPTY = 0.5  # optical thickness: even the densest point, all along the box, would let most light through
+FULL = 0.98  # share of the box: above it there is no outside
+OPAQUE = 64 * math.log(2)  # optical thickness of the box at which a 64th of it hides half of the light
+MARGIN = 0.1  # of the occupied box, on each side
+HALVINGS = 4  # of the level, where a field is so spotty that the grid meets nothing above it
+
+
+@dataclass(frozen=True)
+class Surface:
+    """A closed triangle surface.
+
+    Attributes:
+        vertices: (v, 3) float32 in metres.
+        faces: (f, 3) int32, counter-clockwise seen from outside.
+        level: the density, in 1 / metre, that it goes along.
+        spacing: metres between grid points: what is finer than that was not seen.
+    """
+
+    vertices: np.ndarray
+    faces: np.ndarray
+    level: float
+    spacing: float
+
+
+def extract_surface(density: Density, bounds: Tensor, resolution: int = 128, level: float | None = None) -> Surface:
+    """Find the surface of a density field by marching cubes (Lewiner et al. 2003), closed at the bounds.
+
+    A coarse look finds the level and the occupied box; the fine grid fills only that box and a margin of 10 %.
+
+    Args:
+        density: points (n, 3) to densities (n,); called without gradients on the device of `bounds`.
+        bounds: (2, 3) low and high corner in metres.
+        resolution: grid points along the longest side of the occupied box.
+        level: density of the surface; by default found by `automatic_level`.
+
+    Raises:
+        InputError: the field is empty, full, or not finite.
+        ValueError: shapes do not fit.
+    """
+    bounds = bounds.float()
+    if bounds.shape != (2, 3) or not (bounds[1] > bounds[0]).all():
+        raise ValueError(f"bounds must be (2, 3), low corner before high corner, not {bounds.tolist()}")
+    if resolution < 8:
+        raise ValueError(f"resolution must be at least 8, not {resolution}")
+    side = float((bounds[1] - bounds[0]).max())
+    coarse, spacing = _sample(density, bounds, COARSE)
+    level = automatic_level(coarse, side) if level is None else level
+    box = _occupied(coarse > level / 4, bounds, spacing)
+    values, spacing = _sample(density, box, resolution)
+    if _cut_off(values > level, box, bounds):
+        box = bounds
+        values, spacing = _sample(density, box, resolution)
+    for _ in range(HALVINGS):
+        if (values > level).any():
+            break
+        level /= 2
+    if not (values > level).any():
+        raise InputError(f"the field is nowhere denser than {level:.3g} per metre: there is no surface")
+    return _march(values, level, box[0].cpu().numpy(), spacing)
+
+
+def automatic_level(density: np.ndarray, side: float) -> float:
+    """The density at which a field becomes opaque, from samples (any shape) in a box of `side` metres.
+
+    Otsu's threshold on log density tells inside from outside. The level is half of the typical density inside, which
+    is where a soft step has its middle, but not more than `OPAQUE`: a field may be far denser than it needs to be.
+
+    Raises:
+        InputError: nothing in the box would be seen, or nothing but the box.
+    """
+    thickness = density.ravel() * side  # optical thickness of a box filled with it
+    if thickness.max() < EMPTY:
+        hidden = -100 * math.expm1(-float(thickness.max()))
+        raise InputError(
+            f"the field is empty: its densest point, filling the whole box, would hide {hidden:.2g} % of the light; "
+            "train it for longer or from another seed"
+        )
+    logarithm = np.log(thickness.clip(0.1, 1000))
+    inside = density.ravel()[logarithm > min(threshold_otsu(logarithm), math.log(OPAQUE))]
+    level = min(float(np.median(inside)) / 2, OPAQUE / side)
+    if (density > level).mean() > FULL:
+        raise InputError("the field has no surface: it is dense in the whole box; train it for longer or from another seed")
+    return level
+
+
+def _sample(density: Density, box: Tensor, count: int) -> tuple[np.ndarray, float]:
+    """Densities (x, y, z) on a grid of cubes from the low corner on, `count` points along the longest side."""
+    extent = box[1] - box[0]
+    spacing = float(extent.max()) / (count - 1)
+    axes = [
+        low + spacing * torch.arange(math.ceil(float(length) / spacing - 1e-4) + 1, device=box.device)
+        for low, length in zip(box[0], extent, strict=True)
+    ]
+    shape = [len(axis) for axis in axes]
+    total = math.prod(shape)
+    values = np.empty(total, np.float32)
+    for start in range(0, total, CHUNK):
+        index = torch.arange(start, min(start + CHUNK, total), device=box.device)
+        rows = torch.stack(torch.unravel_index(index, shape), 1)  # (n, 3)
+        points = torch.stack([axis[row] for axis, row in zip(axes, rows.unbind(1), strict=True)], 1)  # (n, 3)
+        with torch.no_grad():
+            found = density(points)
+        if found.shape != (len(points),):
+            raise ValueError(f"density of points {tuple(points.shape)} must be (n,), not {tuple(found.shape)}")
+        values[start : start + len(points)] = found.float().cpu().numpy()
+    if not np.isfinite(values).all():
+        share = 100 * (1 - np.isfinite(values).mean())
+        raise InputError(
+            f"the field is broken: {share:.3g} % of its densities are NaN or infinite; "
+            "its training diverged: go back to an earlier checkpoint or use a lower learning rate"
+        )
+    return values.reshape(shape), spacing
+
+
+def _occupied(inside: np.ndarray, bounds: Tensor, spacing: float) -> Tensor:
+    """(2, 3) box around the grid points that are inside, with a margin, within the bounds."""
+    if not inside.any():
+        return bounds
+    found = np.argwhere(inside)
+    low, high = (torch.from_numpy(corner).to(bounds) * spacing for corner in (found.min(0), found.max(0)))
+    margin = MARGIN * (high - low) + spacing  # one more step: what lies between two points was not seen
+    return torch.stack([torch.maximum(bounds[0] + low - margin, bounds[0]),
+                        torch.minimum(bounds[0] + high + margin, bounds[1])])  # fmt: skip
+
+
+def _cut_off(inside: np.ndarray, box: Tensor, bounds: Tensor) -> bool:
+    """Whether the surface leaves the box through a side that is not one of the bounds."""
+    for axis in range(3):
+        ends = inside.take(0, axis).any(), inside.take(-1, axis).any()
+        if any(end and box[k, axis] != bounds[k, axis] for k, end in enumerate(ends)):
+            return True
+    return False
+
+
+def _march(density: np.ndarray, level: float, low: np.ndarray, spacing: float) -> Surface:
+    # Half of the light at the level, all of it far inside: between grid points, a field that jumps from nothing to
+    # hundreds then crosses the level near the middle and not always beside the outer point, which would show steps.
+    opacity = 0.5 - np.exp2(-np.pad(density, 1).clip(min=0) / np.float32(level))
+    opacity[opacity == 0] = -1e-6  # a surface exactly through a grid point would have triangles without area
+    vertices, faces, _, _ = marching_cubes(opacity, 0.0, spacing=(spacing,) * 3, allow_degenerate=False)
+    return Surface(
+        (vertices + (low - spacing)).astype(np.float32), np.ascontiguousarray(faces, np.int32), level, spacing
+    )

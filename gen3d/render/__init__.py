@@ -1,0 +1,1 @@
+"""Volume rendering of fields: rays, occupancy, compositing, whole pictures."""
