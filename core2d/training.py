@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
@@ -47,6 +47,7 @@ class TrainingRecipe:
     final_learning_rate_fraction: float = 0.02  # of learning_rate, where the cosine ends
     weight_decay: float = 0.01  # of matrices and kernels; biases, norms and scalars are not decayed
     betas: tuple[float, float] = (0.9, 0.99)
+    epsilon: float = 1e-8  # of AdamW; hash grids, whose gradients are tiny, want 1e-15
     gradient_clip: float = 1.0  # largest global norm; 0 = none
     ema_decay: float = 0.999  # reached slowly, see `ema_decay`; 0 = no average
     precision: Literal["bf16", "no"] = "bf16"  # of autocast; the weights stay as they are
@@ -238,8 +239,8 @@ class _State:
         decayed = [p for p in self.trained.values() if p.ndim >= 2]
         others = [p for p in self.trained.values() if p.ndim < 2]
         groups = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
-        decay = recipe.weight_decay
-        self.optimizer = torch.optim.AdamW(groups, betas=recipe.betas, weight_decay=decay, fused=True)
+        settings: Any = {"betas": recipe.betas, "eps": recipe.epsilon, "weight_decay": recipe.weight_decay}
+        self.optimizer = torch.optim.AdamW(groups, fused=True, **settings)
         copies = {name: p.detach().float().clone() for name, p in self.trained.items()}
         self.average = copies if recipe.ema_decay else {}
 
@@ -282,8 +283,9 @@ class _State:
     @torch.no_grad()
     def load(self, checkpoint: Path) -> None:
         facts = json.loads((checkpoint / "state.json").read_text())
+        defaults = {field.name: field.default for field in fields(TrainingRecipe)}
         for name, value in json.loads(json.dumps(asdict(self.recipe))).items():
-            before = facts["recipe"].get(name)
+            before = facts["recipe"].get(name, defaults.get(name))  # older than the field: its default
             if name not in FREE_FIELDS and before != value:
                 was = f"it was trained with {name} {before}"
                 raise InputError(f"cannot resume {checkpoint} with {name} {value}: {was}")

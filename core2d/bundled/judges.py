@@ -23,7 +23,7 @@ from core2d.training import TrainingRecipe, step_generator
 SEED = world.JUDGE_SEEDS[0]
 ANSWER_WEIGHTS = (1.0, 1.0, 2.0, 2.0)  # class, colour, view, azimuth: the last two are seldom labelled
 PICTURE_RECIPE = TrainingRecipe(
-    steps=2400, batch_size=128, learning_rate=3e-3, warmup_steps=100, weight_decay=0.02, ema_decay=0.995
+    steps=6000, batch_size=128, learning_rate=3e-3, warmup_steps=100, weight_decay=0.02, ema_decay=0.995
 )
 MOTION_RECIPE = TrainingRecipe(
     steps=1500, batch_size=24, learning_rate=2e-3, warmup_steps=100, weight_decay=0.02, ema_decay=0.99

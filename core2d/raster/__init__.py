@@ -8,14 +8,13 @@ Triton (CUDA).
 
 from __future__ import annotations
 
-import os
-
 import torch
 from torch import Tensor
 
+from core2d.kernels.dispatch import pick
 from core2d.raster.fragments import Fragments as Fragments
 
-BACKENDS = ("auto", "torch", "numba", "triton")
+BACKENDS = ("torch", "numba", "triton")
 
 
 def rasterize(
@@ -37,7 +36,7 @@ def rasterize(
     if clip.ndim != 2 or clip.shape[1] != 4 or faces.ndim != 2 or faces.shape[1] != 3 or face_offsets.ndim != 1:
         shapes = f"clip {tuple(clip.shape)}, faces {tuple(faces.shape)}, face_offsets {tuple(face_offsets.shape)}"
         raise ValueError(f"rasterize needs clip (v, 4), faces (f, 3), face_offsets (b + 1,); got {shapes}")
-    match _pick(backend, clip):
+    match pick(backend, BACKENDS, clip):
         case "numba":
             from core2d.raster import numba_kernel as kernel
         case "triton":
@@ -61,12 +60,3 @@ def interpolate(attributes: Tensor, faces: Tensor, fragments: Fragments) -> Tens
     corners = faces[fragments.face.clamp(min=0).long()].long()  # (b, h, w, 3)
     blended = torch.einsum("bhwkc,bhwk->bhwc", attributes[corners], fragments.barycentric.to(attributes.dtype))
     return blended * fragments.mask[..., None]
-
-
-def _pick(backend: str, clip: Tensor) -> str:
-    backend = os.environ.get("LIFTKIT_BACKEND", backend) if backend == "auto" else backend
-    if backend not in BACKENDS:
-        raise ValueError(f"unknown raster backend {backend!r}: choose one of {', '.join(BACKENDS)}")
-    if backend != "auto":
-        return backend
-    return "triton" if clip.is_cuda else "numba"

@@ -71,10 +71,12 @@ def _down(inside: int, outside: int) -> nn.Sequential:
 class PictureJudge(nn.Module):
     """Reads class (or reject), colour, view word and azimuth bin."""
 
-    def __init__(self, channels: Sequence[int] = (24, 40, 64, 96)) -> None:
+    def __init__(self, channels: Sequence[int] = (24, 48, 64, 96)) -> None:
         super().__init__()
         a, b, c, d = channels
-        self.body = nn.Sequential(_down(3, a), _down(a, b), Block(b), _down(b, c), Block(c), _down(c, d), Block(d))
+        self.body = nn.Sequential(
+            _down(3, a), Block(a), _down(a, b), Block(b), _down(b, c), Block(c), _down(c, d), Block(d)
+        )
         answers = (len(world.CLASS_NAMES) + 1, len(world.COLOR_NAMES), len(world.VIEWS), 8)
         self.heads = nn.ModuleList(nn.Linear(2 * d, count) for count in answers)
 
@@ -97,7 +99,7 @@ class PictureJudge(nn.Module):
 class MotionJudge(nn.Module):
     """Reads which motion a clip of 16 frames shows, its direction included."""
 
-    def __init__(self, channels: Sequence[int] = (24, 48, 80, 96)) -> None:
+    def __init__(self, channels: Sequence[int] = (24, 40, 64, 80)) -> None:
         super().__init__()
         a, b, c, d = channels
         self.frames = nn.Sequential(_down(6, a), _down(a, b), Block(b), _down(b, c))

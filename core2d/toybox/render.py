@@ -17,6 +17,7 @@ from core2d.toybox.scene import Scene
 
 PATTERN_IDS = {None: 0, "striped": 1, "checkered": 2, "dotted": 3}
 FOCAL = np.float32(1.0 / math.tan(math.radians(world.FIELD_OF_VIEW) / 2))  # NDC y = FOCAL * up / forward
+AMBIENT, FROM_ABOVE, LAMBERT = (np.float32(strength) for strength in world.LIGHT_STRENGTHS)
 GROUND_IDS = {None: 0} | {name: i + 1 for i, name in enumerate(world.GROUNDS)}
 
 
@@ -277,7 +278,7 @@ def _shade(face, barycentric, depth, faces, face_part, rest, normal, part_color,
 def _lit(nx, ny, nz, light):
     """Ambient, a little more from above, and a Lambert term."""
     diffuse = max(np.float32(0.0), nx * light[0] + ny * light[1] + nz * light[2])
-    return np.float32(0.46) + np.float32(0.06) * nz + np.float32(0.48) * diffuse
+    return AMBIENT + FROM_ABOVE * nz + LAMBERT * diffuse
 
 
 @numba.njit(cache=True)

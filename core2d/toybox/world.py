@@ -136,6 +136,7 @@ FIELD_OF_VIEW = 40.0  # degrees
 CAMERA_RADIUS = (1.75, 2.15)  # metres, stills
 CLIP_CAMERA_RADIUS = (2.0, 2.4)  # metres, clips: the object needs room to move
 LIGHT = (0.4924, 0.4132, 0.7660)  # unit vector towards the light: azimuth 40, elevation 50 degrees, fixed to the world
+LIGHT_STRENGTHS = (0.46, 0.06, 0.48)  # ambient, times the normal's z, times the Lambert term
 
 VIEW_HALF_WIDTH = 30.0  # degrees around front, sides and back that a view word names; between them no word fits
 OVERHEAD_ELEVATION = 60.0  # degrees above which a view is "overhead"

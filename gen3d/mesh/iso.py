@@ -22,7 +22,7 @@ EMPTY = 0.5  # optical thickness: even the densest point, all along the box, wou
 FULL = 0.98  # share of the box: above it there is no outside
 OPAQUE = 64 * math.log(2)  # optical thickness of the box at which a 64th of it hides half of the light
 MARGIN = 0.1  # of the occupied box, on each side
-HALVINGS = 4  # of the level, where a field is so spotty that the grid meets nothing above it
+BISECTIONS = 5  # of a grid edge, to find the surface on it
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,12 @@ def extract_surface(density: Density, bounds: Tensor, resolution: int = 128, lev
     if _cut_off(values > level, box, bounds):
         box = bounds
         values, spacing = _sample(density, box, resolution)
-    for _ in range(HALVINGS):
-        if (values > level).any():
-            break
-        level /= 2
     if not (values > level).any():
-        raise InputError(f"the field is nowhere denser than {level:.3g} per metre: there is no surface")
-    return _march(values, level, box[0].cpu().numpy(), spacing)
+        raise InputError(
+            f"the field is nowhere denser than {level:.3g} per metre on a grid of {float(spacing.max()):.2g} m: "
+            "there is no surface; name a lower level or train for longer"
+        )
+    return _march(density, values, level, box[0], spacing)
 
 
 def automatic_level(density: np.ndarray, side: float) -> float:
@@ -96,43 +95,47 @@ def automatic_level(density: np.ndarray, side: float) -> float:
             "train it for longer or from another seed"
         )
     logarithm = np.log(thickness.clip(0.1, 1000))
-    inside = density.ravel()[logarithm > min(threshold_otsu(logarithm), math.log(OPAQUE))]
+    inside = density.ravel()[logarithm >= min(threshold_otsu(logarithm), math.log(OPAQUE))]
     level = min(float(np.median(inside)) / 2, OPAQUE / side)
     if (density > level).mean() > FULL:
-        raise InputError("the field has no surface: it is dense in the whole box; train it for longer or from another seed")
+        raise InputError(
+            "the field has no surface: it is dense in the whole box; train it for longer or from another seed"
+        )
     return level
 
 
-def _sample(density: Density, box: Tensor, count: int) -> tuple[np.ndarray, float]:
-    """Densities (x, y, z) on a grid of cubes from the low corner on, `count` points along the longest side."""
+def _sample(density: Density, box: Tensor, count: int) -> tuple[np.ndarray, Tensor]:
+    """Densities (x, y, z) on a grid from corner to corner, `count` points along the longest side; its spacing (3,)."""
     extent = box[1] - box[0]
-    spacing = float(extent.max()) / (count - 1)
-    axes = [
-        low + spacing * torch.arange(math.ceil(float(length) / spacing - 1e-4) + 1, device=box.device)
-        for low, length in zip(box[0], extent, strict=True)
-    ]
-    shape = [len(axis) for axis in axes]
+    shape = [max(2, round(float(side) * (count - 1)) + 1) for side in extent / extent.max()]
+    ends = zip(*box.tolist(), shape, strict=True)
+    axes = [torch.linspace(low, high, steps, device=box.device) for low, high, steps in ends]
     total = math.prod(shape)
     values = np.empty(total, np.float32)
     for start in range(0, total, CHUNK):
         index = torch.arange(start, min(start + CHUNK, total), device=box.device)
         rows = torch.stack(torch.unravel_index(index, shape), 1)  # (n, 3)
         points = torch.stack([axis[row] for axis, row in zip(axes, rows.unbind(1), strict=True)], 1)  # (n, 3)
-        with torch.no_grad():
-            found = density(points)
-        if found.shape != (len(points),):
-            raise ValueError(f"density of points {tuple(points.shape)} must be (n,), not {tuple(found.shape)}")
-        values[start : start + len(points)] = found.float().cpu().numpy()
+        values[start : start + len(points)] = _ask(density, points)
     if not np.isfinite(values).all():
         share = 100 * (1 - np.isfinite(values).mean())
         raise InputError(
             f"the field is broken: {share:.3g} % of its densities are NaN or infinite; "
             "its training diverged: go back to an earlier checkpoint or use a lower learning rate"
         )
-    return values.reshape(shape), spacing
+    return values.reshape(shape), extent / (torch.tensor(shape).to(box) - 1)
 
 
-def _occupied(inside: np.ndarray, bounds: Tensor, spacing: float) -> Tensor:
+def _ask(density: Density, points: Tensor) -> np.ndarray:
+    """Densities (n,) of points (n, 3)."""
+    with torch.no_grad():
+        found = density(points)
+    if found.shape != (len(points),):
+        raise ValueError(f"density of points {tuple(points.shape)} must be (n,), not {tuple(found.shape)}")
+    return found.float().cpu().numpy()
+
+
+def _occupied(inside: np.ndarray, bounds: Tensor, spacing: Tensor) -> Tensor:
     """(2, 3) box around the grid points that are inside, with a margin, within the bounds."""
     if not inside.any():
         return bounds
@@ -152,12 +155,38 @@ def _cut_off(inside: np.ndarray, box: Tensor, bounds: Tensor) -> bool:
     return False
 
 
-def _march(density: np.ndarray, level: float, low: np.ndarray, spacing: float) -> Surface:
-    # Half of the light at the level, all of it far inside: between grid points, a field that jumps from nothing to
-    # hundreds then crosses the level near the middle and not always beside the outer point, which would show steps.
-    opacity = 0.5 - np.exp2(-np.pad(density, 1).clip(min=0) / np.float32(level))
-    opacity[opacity == 0] = -1e-6  # a surface exactly through a grid point would have triangles without area
-    vertices, faces, _, _ = marching_cubes(opacity, 0.0, spacing=(spacing,) * 3, allow_degenerate=False)
-    return Surface(
-        (vertices + (low - spacing)).astype(np.float32), np.ascontiguousarray(faces, np.int32), level, spacing
-    )
+def _march(density: Density, values: np.ndarray, level: float, low: Tensor, spacing: Tensor) -> Surface:
+    """The surface between the grid points (x, y, z) above the level and those below, closed around the grid."""
+    padded = np.pad(values, 1)
+    # twice the level is as far inside as nothing is outside: a jump to hundreds does not pull the surface outward
+    height = padded.clip(0, 2 * level) - level
+    height[height == 0] = -1e-6 * level  # a surface exactly through a grid point would have faces without area
+    vertices, faces, _, _ = marching_cubes(height, 0.0, gradient_direction="ascent", allow_degenerate=False)
+    vertices = _settle(density, vertices, padded > level, level, low, spacing)
+    places = (vertices - 1) * spacing.cpu().numpy() + low.cpu().numpy()
+    return Surface(places.astype(np.float32), np.ascontiguousarray(faces, np.int32), level, float(spacing.max()))
+
+
+def _settle(
+    density: Density, vertices: np.ndarray, inside: np.ndarray, level: float, low: Tensor, spacing: Tensor
+) -> np.ndarray:
+    """Move vertices (v, 3), in steps of the grid `inside`, along their grid edges to where the field has the level.
+
+    Marching cubes guesses that place from the two ends; a steep field crosses the level anywhere between them.
+    """
+    start = np.floor(vertices + 1e-4)
+    end = np.ceil(vertices - 1e-4)
+    on_edge = (start != end).sum(1) == 1  # the others are at the centre of a cube
+    on_edge &= (start > 0).all(1) & (end < np.array(inside.shape) - 1).all(1)  # nor in the padding
+    ends = np.stack([start[on_edge], end[on_edge]])  # (2, n, 3)
+    first, second = (inside[tuple(corner.astype(int).T)] for corner in ends)
+    ends[:, first] = ends[::-1, first]  # from outside to inside
+    ends, mixed = ends[:, first != second], np.flatnonzero(on_edge)[first != second]
+    for _ in range(BISECTIONS):
+        middle = ends.mean(0)
+        points = (torch.from_numpy(middle).to(low) - 1) * spacing + low  # (n, 3)
+        dense = np.concatenate([_ask(density, part) for part in points.split(CHUNK)]) > level
+        ends[1, dense], ends[0, ~dense] = middle[dense], middle[~dense]
+    settled = vertices.astype(np.float64)
+    settled[mixed] = ends.mean(0)
+    return settled

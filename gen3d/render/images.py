@@ -58,10 +58,11 @@ def render_images(
     (3,) or a function of directions."""
     if isinstance(background, Tensor) and background.ndim != 1:
         raise ValueError(f"pictures need a background of one colour (3,) or a function; got {tuple(background.shape)}")
-    rays = zip(*(part.split(chunk) for part in camera_rays(cameras, height, width)), strict=True)
+    origins, directions = camera_rays(cameras, height, width)
+    rays = zip(origins.split(chunk), directions.split(chunk), strict=True)
     parts = [
-        render_rays(field, background, *pair, occupancy, step, normals=normals, shade=shade, prune=True)
-        for pair in rays
+        render_rays(field, background, start, along, occupancy, step, normals=normals, shade=shade, prune=True)
+        for start, along in rays
     ]
 
     def picture(pieces: list[Tensor]) -> Tensor:  # (rays, c) each -> (n, c, h, w)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from core2d.kernels.dispatch import pick
 from gen3d.kernels.compositing import ray_indices
-from gen3d.kernels.dispatch import pick
 from gen3d.render.occupancy import OccupancyGrid
 from gen3d.render.rays import intersect_box
 

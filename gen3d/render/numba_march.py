@@ -24,14 +24,16 @@ def march_rays(
     occupancy: OccupancyGrid,
 ) -> tuple[Tensor, Tensor]:
     """Samples between near and far, which only lie between enter and leave. Returns t (n,) and counts (r,)."""
-    rays = [tensor.numpy() for tensor in (origins, directions, near, far, enter, leave, jitter)]
     longest = float((torch.minimum(far, leave) - torch.maximum(near, enter)).amax()) if len(near) else 0.0
     room = max(0, int(longest / step) + 2 * SLACK + 2)  # samples that a ray can have
     found = np.empty((len(origins), room), np.float32)  # rows are filled from the left; the rest stays untouched
     counts = np.zeros(len(origins), np.int64)
     scale = np.float32(occupancy.resolution / (2 * occupancy.bound))
     mask = occupancy.mask.numpy()
-    _march(*rays, np.float32(step), mask, np.float32(occupancy.bound), scale, found, counts)
+    _march(
+        origins.numpy(), directions.numpy(), near.numpy(), far.numpy(), enter.numpy(), leave.numpy(), jitter.numpy(),
+        np.float32(step), mask, np.float32(occupancy.bound), scale, found, counts,
+    )  # fmt: skip
     t = np.empty(counts.sum(), np.float32)
     _pack(found, counts, counts.cumsum(), t)
     return torch.from_numpy(t), torch.from_numpy(counts)

@@ -22,7 +22,7 @@ WHY_MISSING = "Triton is not installed (it has wheels for Linux only)"
 
 def run_interpreted(script: Path, *arguments: str, seconds: int = 240) -> dict[str, Any]:
     """Run a script with Triton's interpreter on the CPU; its last line on stdout is a JSON object."""
-    return _run(script, *arguments, interpret=True, seconds=seconds)
+    return run_script(script, *arguments, interpret=True, seconds=seconds)
 
 
 def compile_ahead(
@@ -53,10 +53,10 @@ def compile_ahead(
         "constants": constants,
         "options": options,
     }
-    return _run(Path(__file__), json.dumps(job), interpret=False, seconds=seconds)
+    return run_script(Path(__file__), json.dumps(job), interpret=False, seconds=seconds)
 
 
-def _run(script: Path, *arguments: str, interpret: bool, seconds: int) -> dict[str, Any]:
+def run_script(script: Path, *arguments: str, interpret: bool, seconds: int) -> dict[str, Any]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TRITON_INTERPRET": str(int(interpret))}
     folders = [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, folders))
@@ -71,7 +71,7 @@ def _run(script: Path, *arguments: str, interpret: bool, seconds: int) -> dict[s
     return json.loads(result.stdout.splitlines()[-1])
 
 
-def _compile(job: dict[str, Any]) -> dict[str, dict[str, int]]:
+def compile_job(job: dict[str, Any]) -> dict[str, dict[str, int]]:
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -88,4 +88,4 @@ def _compile(job: dict[str, Any]) -> dict[str, dict[str, int]]:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(_compile(json.loads(sys.argv[1]))) + "\n")
+    sys.stdout.write(json.dumps(compile_job(json.loads(sys.argv[1]))) + "\n")

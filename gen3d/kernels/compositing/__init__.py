@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from core2d.kernels.dispatch import pick
 from gen3d.kernels.compositing import torch_twin
 from gen3d.kernels.compositing.torch_twin import ray_indices as ray_indices
 from gen3d.kernels.compositing.torch_twin import visible as visible
-from gen3d.kernels.dispatch import pick
 
 BACKENDS = ("torch", "numba", "triton")
 

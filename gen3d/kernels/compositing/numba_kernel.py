@@ -28,8 +28,10 @@ def backward(
     """Gradients to thickness (n,) and values (n, c)."""
     grad_thickness = np.zeros(len(thickness), np.float32)
     grad_values = np.zeros(tuple(values.shape), np.float32)
-    grads = [_array(grad) for grad in (grad_blended, grad_opacity, grad_weights)]
-    _backward(*grads, _array(thickness), _array(values), _array(offsets), grad_thickness, grad_values)
+    _backward(
+        _array(grad_blended), _array(grad_opacity), _array(grad_weights), _array(thickness), _array(values),
+        _array(offsets), grad_thickness, grad_values,
+    )  # fmt: skip
     return torch.from_numpy(grad_thickness), torch.from_numpy(grad_values)
 
 

@@ -53,7 +53,13 @@ def _device(tensor: Tensor) -> torch.cuda.device_of:
 
 
 def _options(columns: int) -> dict[str, Any]:
-    return {"COLUMNS": columns, "COLUMN_BLOCK": triton.next_power_of_2(columns), "BLOCK": BLOCK, "num_warps": 1}
+    return {
+        "COLUMNS": columns,
+        "COLUMN_BLOCK": triton.next_power_of_2(columns),
+        "BLOCK": BLOCK,
+        "num_warps": 1,
+        "enable_fp_fusion": True,
+    }
 
 
 @triton.jit
@@ -93,7 +99,7 @@ def _forward(
         inside = real[:, None] & (columns < COLUMNS)[None, :]
         value = tl.load(values + i[:, None] * COLUMNS + columns[None, :], inside, 0.0)  # (BLOCK, columns)
         total += tl.sum(weight[:, None] * value, 0)
-        seen += tl.sum(weight, 0)
+        seen += tl.sum(weight, 0)  # pyright: ignore
         tl.store(weights + i, weight, real)
         start += BLOCK
     tl.store(blended + ray.to(tl.int64) * COLUMNS + columns, total, columns < COLUMNS)
@@ -118,7 +124,8 @@ def _backward(
         i = start + tl.arange(0, BLOCK)
         real = i < end
         _, weight, _, passed = _weigh(thickness, i, real, passed)
-        behind += tl.sum(weight * _gain(grad_row, grad_seen, grad_weights, values, i, real, COLUMNS, columns), 0)
+        gain = _gain(grad_row, grad_seen, grad_weights, values, i, real, COLUMNS, columns)
+        behind += tl.sum(weight * gain, 0)  # pyright: ignore
         start += BLOCK
 
     passed = 0.0
@@ -133,5 +140,5 @@ def _backward(
         inside = real[:, None] & (columns < COLUMNS)[None, :]
         at = grad_values + i[:, None] * COLUMNS + columns[None, :]
         tl.store(at, weight[:, None] * grad_row[None, :], inside)
-        behind -= tl.sum(weight * gain, 0)
+        behind -= tl.sum(weight * gain, 0)  # pyright: ignore
         start += BLOCK

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from gen3d.kernels.dispatch import pick
+from core2d.kernels.dispatch import pick
 from gen3d.kernels.fused_mlp import torch_twin
 
 BACKENDS = ("torch", "triton")

@@ -32,7 +32,7 @@ def forward(x: Tensor, weights: Sequence[Tensor], keep: bool) -> tuple[Tensor, T
     with _device(x):
         if len(x):
             _forward[(triton.cdiv(len(x), ROWS),)](
-                x, weights[0], _middle(weights), weights[-1], activations, out, len(x), KEEP=keep, **_options(weights)
+                x, weights[0], _middle(weights), weights[-1], activations, out, len(x), **_options(weights, KEEP=keep)
             )
     return out, activations
 
@@ -47,7 +47,7 @@ def backward(
         if len(x):
             _backward[(triton.cdiv(len(x), ROWS),)](
                 grad, activations, weights[0], _middle(weights), weights[-1], grad_hidden, grad_x, len(x),
-                NEEDS_X=needs_x, **_options(weights),
+                **_options(weights, NEEDS_X=needs_x),
             )  # fmt: skip
     into = [x, *activations]  # what each layer took in
     out = [*grad_hidden, grad]  # the gradient of what it gave
@@ -65,7 +65,7 @@ def _middle(weights: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(weights[1:-1])) if len(weights) > 2 else weights[0]
 
 
-def _options(weights: Sequence[Tensor]) -> dict[str, Any]:
+def _options(weights: Sequence[Tensor], **more: bool) -> dict[str, Any]:
     inputs, outputs = weights[0].shape[1], len(weights[-1])
     return {
         "IN": inputs,
@@ -77,6 +77,8 @@ def _options(weights: Sequence[Tensor]) -> dict[str, Any]:
         "PRECISION": "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3",
         "ROWS": ROWS,
         "num_warps": 4,
+        "enable_fp_fusion": True,
+        **more,
     }
 
 
@@ -94,8 +96,8 @@ def _forward(
     dtype = x.dtype.element_ty
 
     taken = tl.load(x + rows * IN + inputs[None, :], real & (inputs < IN)[None, :], 0.0)  # (ROWS, IN_BLOCK)
-    weight = tl.load(first + units[None, :] * IN + inputs[:, None], (inputs < IN)[:, None], 0.0)  # (IN_BLOCK, WIDTH)
-    hidden = tl.maximum(tl.dot(taken, weight, input_precision=PRECISION), 0.0).to(dtype)  # (ROWS, WIDTH)
+    enter = tl.load(first + units[None, :] * IN + inputs[:, None], (inputs < IN)[:, None], 0.0)  # (IN_BLOCK, WIDTH)
+    hidden = tl.maximum(tl.dot(taken, enter, input_precision=PRECISION), 0.0).to(dtype)  # (ROWS, WIDTH)
     if KEEP:
         tl.store(activations + rows * WIDTH + units[None, :], hidden, real)
     for layer in range(1, HIDDEN):
@@ -103,8 +105,8 @@ def _forward(
         hidden = tl.maximum(tl.dot(hidden, weight, input_precision=PRECISION), 0.0).to(dtype)  # (ROWS, WIDTH)
         if KEEP:
             tl.store(activations + (layer * count + rows) * WIDTH + units[None, :], hidden, real)
-    weight = tl.load(last + outputs[None, :] * WIDTH + units[:, None], (outputs < OUT)[None, :], 0.0)
-    given = tl.dot(hidden, weight, input_precision=PRECISION)  # (ROWS, OUT_BLOCK)
+    leave = tl.load(last + outputs[None, :] * WIDTH + units[:, None], (outputs < OUT)[None, :], 0.0)
+    given = tl.dot(hidden, leave, input_precision=PRECISION)  # (ROWS, OUT_BLOCK)
     tl.store(out + rows * OUT + outputs[None, :], given.to(dtype), real & (outputs < OUT)[None, :])
 
 
@@ -122,10 +124,10 @@ def _backward(
     dtype = grad.dtype.element_ty
 
     given = tl.load(grad + rows * OUT + outputs[None, :], real & (outputs < OUT)[None, :], 0.0)  # (ROWS, OUT_BLOCK)
-    weight = tl.load(last + outputs[:, None] * WIDTH + units[None, :], (outputs < OUT)[:, None], 0.0)
+    leave = tl.load(last + outputs[:, None] * WIDTH + units[None, :], (outputs < OUT)[:, None], 0.0)
     at = ((HIDDEN - 1) * count + rows) * WIDTH + units[None, :]
     active = tl.load(activations + at, real, 0.0) > 0
-    hidden = tl.where(active, tl.dot(given, weight, input_precision=PRECISION), 0.0).to(dtype)  # (ROWS, WIDTH)
+    hidden = tl.where(active, tl.dot(given, leave, input_precision=PRECISION), 0.0).to(dtype)  # (ROWS, WIDTH)
     tl.store(grad_hidden + at, hidden, real)
     for step in range(1, HIDDEN):
         layer = HIDDEN - 1 - step
@@ -135,6 +137,6 @@ def _backward(
         hidden = tl.where(active, tl.dot(hidden, weight, input_precision=PRECISION), 0.0).to(dtype)
         tl.store(grad_hidden + at, hidden, real)
     if NEEDS_X:
-        weight = tl.load(first + units[:, None] * IN + inputs[None, :], (inputs < IN)[None, :], 0.0)
-        back = tl.dot(hidden, weight, input_precision=PRECISION)  # (ROWS, IN_BLOCK)
+        enter = tl.load(first + units[:, None] * IN + inputs[None, :], (inputs < IN)[None, :], 0.0)
+        back = tl.dot(hidden, enter, input_precision=PRECISION)  # (ROWS, IN_BLOCK)
         tl.store(grad_x + rows * IN + inputs[None, :], back.to(dtype), real & (inputs < IN)[None, :])

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from gen3d.kernels.dispatch import pick
+from core2d.kernels.dispatch import pick
 from gen3d.kernels.hash_grid import torch_twin
 from gen3d.kernels.hash_grid.layout import HashGridLayout as HashGridLayout
 
