@@ -124,8 +124,8 @@ class DreamFusionTask:
         regular = self.config.opacity_weight * opacity + self.config.entropy_weight * progress * entropy
         if shaded:
             regular = regular + self.config.orientation_weight * orientation(seen)
-        parts = {"sds": distillation, "opacity": seen.opacity.mean(), "entropy": entropy, "t": info["t"].float().mean()}
-        return distillation + 100.0 * regular, parts
+        parts: dict[str, float | Tensor] = {"sds": distillation, "opacity": seen.opacity.mean(), "entropy": entropy}
+        return distillation + 100.0 * regular, parts | {"t": info["t"].float().mean()}
 
     def look(
         self,
