@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import signal
 import threading
 import time
@@ -24,15 +23,15 @@ from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from core2d.checkpoints import newest_checkpoint, write_checkpoint
 from core2d.errors import InputError
 from core2d.run import atomic_path, remove
 
 Model = TypeVar("Model", bound=nn.Module)
-KEPT_CHECKPOINTS = 2
 FREE_FIELDS = {"minutes", "checkpoint_every", "log_every"}  # a resume may change these, not what is learned
 
 
@@ -350,49 +349,6 @@ def _prepare_folder(folder: Path, resume: bool) -> None:
     checkpoints.mkdir(parents=True, exist_ok=True)
     for half_written in (*checkpoints.glob(".*"), *folder.glob(".*.tmp.jsonl")):  # by a run that was killed
         remove(half_written)
-
-
-def newest_checkpoint(root: Path) -> Path | None:
-    """The complete checkpoint of the highest step under `root`, or None."""
-    return max(filter(_complete, root.glob("step-*")), key=_step_of, default=None)
-
-
-def write_checkpoint(
-    root: Path, step: int, tensors: dict[str, dict[str, Tensor]], facts: dict[str, object]
-) -> None:
-    """Write `root/step-NNNNNN/`, whole or absent whenever the process is killed; then drop the oldest."""
-    with atomic_path(root / f"step-{step:06d}") as temporary:
-        temporary.mkdir()
-        for kind, named in tensors.items():
-            ready = {name: tensor.detach().cpu().contiguous() for name, tensor in named.items()}
-            save_file(ready, temporary / f"{kind}.safetensors")
-        sizes = {path.name: path.stat().st_size for path in temporary.iterdir()}
-        (temporary / "state.json").write_text(json.dumps({**facts, "files": sizes}, indent=1))
-        for path in (*temporary.iterdir(), temporary):
-            _flush(path)
-    _flush(root)
-    for old in sorted(root.glob("step-*"), key=_step_of)[:-KEPT_CHECKPOINTS]:
-        remove(old)
-
-
-def _step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.removeprefix("step-"))
-
-
-def _complete(checkpoint: Path) -> bool:
-    try:
-        files = json.loads((checkpoint / "state.json").read_text())["files"]
-        return all((checkpoint / name).stat().st_size == size for name, size in files.items())
-    except (OSError, ValueError, KeyError):  # a deletion that was cut short, or a disk that lost a file's end
-        return False
-
-
-def _flush(path: Path) -> None:
-    """Make a file, or a folder's list of names, survive a power cut."""
-    if os.name == "posix":
-        handle = os.open(path, os.O_RDONLY)
-        os.fsync(handle)
-        os.close(handle)
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from core2d.bundled import clip, judges, prior, scores, vae
 from core2d.bundled.cards import write_card
 from core2d.bundled.world import training_pictures
 from core2d.camera_token import CameraToken
+from core2d.checkpoints import newest_checkpoint
 from core2d.denoising import Denoiser
 from core2d.errors import InputError
 from core2d.models.loading import load_model, save_model
@@ -33,7 +34,7 @@ from core2d.run import atomic_path, machine, write_json
 from core2d.text_to_image import TextToImage
 from core2d.toybox import world
 from core2d.toybox.judge import MotionJudge, PictureJudge, load_motion_judge, load_picture_judge
-from core2d.training import Task, TrainingRecipe, newest_checkpoint, train
+from core2d.training import Task, TrainingRecipe, train
 
 
 @dataclass(frozen=True)

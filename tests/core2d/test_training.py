@@ -18,13 +18,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from core2d.checkpoints import newest_checkpoint
 from core2d.errors import InputError
 from core2d.training import (
     TrainingRecipe,
     TrainingResult,
     ema_decay,
     learning_rate,
-    newest_checkpoint,
     step_generator,
     train,
 )
