@@ -49,7 +49,9 @@ class Model(nn.Module):
 
     def __init__(self, seed: int) -> None:
         super().__init__()
-        self.field = HashGridField(FieldConfig(bound=BOUND, blob_radius=0.45), torch.Generator().manual_seed(seed))
+        # exp sharpens a surface within hundreds of steps, where softplus stays soft
+        shape = FieldConfig(bound=BOUND, density="exp", blob=5.0, blob_radius=0.45)
+        self.field = HashGridField(shape, torch.Generator().manual_seed(seed))
         self.occupancy = OccupancyGrid(48, BOUND)
 
     @property
