@@ -65,7 +65,8 @@ def test_other_words_fall_into_known_pieces_and_the_tokenizer_can_be_kept(
     for text in ("a zebra", "Übergrößen 42%", "红 杯子", "A RED MUG"):
         assert clip.SPECIAL_TOKENS[1] not in tokenizer.tokenize(text)
     assert tokenizer.tokenize("A RED MUG") == tokenizer.tokenize("a red mug")
-    assert clip.build_tokenizer().get_vocab() == tokenizer.get_vocab()
+    again = clip.build_tokenizer()  # ids may differ, see there
+    assert all(again.tokenize(text) == tokenizer.tokenize(text) for text in captions.vocabulary())
     tokenizer.save_pretrained(tmp_path)
     kept = CLIPTokenizer.from_pretrained(tmp_path, local_files_only=True)
     texts = ["a red mug on grass", "a zebra", ""]
