@@ -27,7 +27,7 @@ RECIPE = TrainingRecipe(
 def build_tokenizer() -> CLIPTokenizer:
     """Byte-pair encoding of the caption grammar: each of its words is one token, other words fall into pieces.
 
-    The trainer breaks ties between equally frequent pairs as it likes: ids belong to one build, and ship with its model.
+    The trainer breaks ties between equally frequent pairs as it likes: ids belong to one build and ship with it.
     """
     reference = CLIPTokenizer()  # lends its normaliser and its way of splitting words
     tokenizer = Tokenizer(

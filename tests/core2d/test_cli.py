@@ -98,7 +98,7 @@ BAD_WORDS = [
     ([*DRAW, "--sed", "3"], "--sed"),
     ([*DRAW, "--no-json"], "--no-json"),
     ([*DRAW, "--model", "pickled", "--device", "cuda:99"], "--device cuda:99: this machine has cpu"),
-    (["toybox", "sample", "-o", "out.png", "--device", "banana"], "--device banana: the Toybox renders on the CPU only"),
+    (["toybox", "sample", "-o", "out.png", "--device", "banana"], "--device banana: the Toybox renders on the CPU"),
     (["text-to-image", "a red mug", "-o", "out.gif"], "must end in one of .png, .jpg, .jpeg, .webp"),
     (["text-to-image", "a red mug", "-o", "out"], "must end in one of .png"),
     (["text-to-image", "a red mug", "-o", "folder.png"], "it is a folder"),

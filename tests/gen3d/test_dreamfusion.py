@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from core2d.backbone import Backbone
 from core2d.cameras import orbit
@@ -146,7 +146,7 @@ def test_exact_scores_rebuild_a_known_object(tmp_path: Path) -> None:
     assert build.report.watertight and build.report.bodies == 1
     true = true_mesh(scene)
     truth, found = (np.asarray(m.sample(4000, seed=0)) for m in (true, _trimesh(mesh)))
-    distance = (cKDTree(truth).query(found)[0].mean() + cKDTree(found).query(truth)[0].mean()) / 2
+    distance = (KDTree(truth).query(found)[0].mean() + KDTree(found).query(truth)[0].mean()) / 2
     assert distance <= 0.05
 
 
