@@ -148,6 +148,9 @@ def save_model(model: nn.Module, folder: Path, dtype: torch.dtype | None = None)
     }
     if hasattr(model, "save_config"):  # diffusers
         model.save_config(folder)  # pyright: ignore[reportCallIssue]
+        config = read_json(folder / "config.json")
+        config.pop("_name_or_path", None)  # the folder that it was loaded from is nobody's business
+        (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         file = "diffusion_pytorch_model.safetensors"
     else:
         model.config.save_pretrained(folder)  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]

@@ -32,8 +32,8 @@ from core2d.cameras import world_to_gltf
 from core2d.run import atomic_path, check_output
 from gen3d.mesh.mesh import TexturedMesh
 from gen3d.mesh.topology import drop_unused, merge_positions
+from gen3d.recipes import MESH_SUFFIXES as MESH_SUFFIXES
 
-MESH_SUFFIXES = (".glb", ".obj", ".ply", ".stl")
 FLOAT, UINT = 5126, 5125  # glTF component types
 VERTEX_DATA, INDEX_DATA = 34962, 34963  # glTF buffer view targets
 LINEAR, MIPMAPPED, CLAMPED = 9729, 9987, 33071  # glTF sampler settings
