@@ -140,16 +140,17 @@ class NoiseSchedule:
         alpha, sigma = self.alpha_sigma(t, x0)
         return self.output(Prediction(noise, x0, alpha * noise - sigma * x0, alpha, sigma))
 
-    def min_snr_weight(self, t: Tensor, gamma: float = 5.0) -> Tensor:
+    def min_snr_weight(self, t: Tensor, gamma: float = 5.0, floor: float = 0.0) -> Tensor:
         """(b,) weights of the squared error, min(SNR, gamma) on x0 (2303.09556 s3.4); not for flow matching.
 
-        gamma = inf weights x0 by its SNR, which is the plain loss on epsilon.
+        gamma = inf weights x0 by its SNR, which is the plain loss on epsilon. A `floor` above 0 keeps the weight on
+        x0 from falling with the SNR, as "truncated SNR" does (2202.00512 s4, floor 1).
         """
         if self.is_flow:
             raise ValueError("min-SNR weights are defined for variance-preserving schedules")
         alpha, sigma = self.alpha_sigma(t, torch.empty(len(t), device=t.device))  # (b,) each
         snr = (alpha / sigma) ** 2
-        weight = snr.clamp(max=gamma)
+        weight = snr.clamp(floor, gamma)
         if self.prediction_type == "sample":
             return weight
         return weight / snr if self.prediction_type == "epsilon" else weight / (snr + 1)

@@ -13,9 +13,9 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from statistics import fmean
@@ -69,8 +69,8 @@ class Task(Protocol[Model]):
     def batch(self, step: int, positions: Tensor, batch_size: int) -> dict[str, Tensor]:
         """Rows `positions` (n,) of the `batch_size` rows of `step` (from 0), noise and drops included.
 
-        A pure function: draw for all `batch_size` rows from `step_generator(seed, step)`, then index. Runs
-        in a background thread, without gradients, so it may not draw from torch's global generator.
+        A pure function: draw for all `batch_size` rows from `step_generator(seed, step)`, then index. Runs without
+        gradients and, beside an accelerator, in a thread: it may not draw from torch's global generator.
         """
         ...
 
@@ -168,14 +168,11 @@ def train(
     deadline = math.inf if recipe.minutes is None else begin + 60 * recipe.minutes
     interrupted = expired = False
     prepare = torch.no_grad()(lambda step: task.batch(step, positions, recipe.batch_size))
+    batches = _batches(prepare, range(saved, recipe.steps), ahead=device.type != "cpu")
     bar = tqdm(total=recipe.steps, initial=saved, desc=folder.name, disable=None if main else True)
-    with _signals() as signals, ThreadPoolExecutor(1) as background, bar:
-        upcoming = background.submit(prepare, saved) if saved < recipe.steps else None
-        while upcoming is not None and not (interrupted or expired):
-            step = state.step
-            batch = {name: rows.to(device, non_blocking=True) for name, rows in upcoming.result().items()}
-            upcoming = background.submit(prepare, step + 1) if step + 1 < recipe.steps else None
-
+    with _signals() as signals, closing(batches), bar:
+        for step, rows in enumerate(batches, saved):
+            batch = {name: values.to(device, non_blocking=True) for name, values in rows.items()}
             torch.manual_seed(step_seed(recipe.seed, step, rank))  # dropout too is a function of the step
             state.optimizer.zero_grad()
             loss, parts = loss_module(batch)
@@ -209,10 +206,28 @@ def train(
                     if isinstance(task, Previewing) and not interrupted:
                         state.preview(task, folder / "previews")
                 accelerator.wait_for_everyone()
+            if interrupted or expired:
+                break
     if interrupted or signals:
         raise KeyboardInterrupt(f"stopped at step {state.step}, saved in {folder}")
     task.model.eval()
     return TrainingResult(state.averaged(), state.step, state.step >= recipe.steps, state.seconds)
+
+
+def _batches(prepare: Callable[[int], dict[str, Tensor]], steps: range, ahead: bool) -> Generator[dict[str, Tensor], None, None]:
+    """The rows of each step; `ahead` prepares the next ones in a thread while an accelerator works.
+
+    On a CPU that thread would only take cores from the step, and its own OpenMP team slows all loops of the first.
+    """
+    if not ahead:
+        yield from map(prepare, steps)
+        return
+    with ThreadPoolExecutor(1) as background:
+        upcoming = [background.submit(prepare, step) for step in steps[:1]]
+        for step in steps:
+            rows = upcoming.pop().result()
+            upcoming += [background.submit(prepare, later) for later in steps[step - steps.start + 1 :][:1]]
+            yield rows
 
 
 class _Loss(nn.Module):
