@@ -286,19 +286,19 @@ class Backbone(Denoiser):
         steps = torch.as_tensor(t, device=self.device).expand(rows)  # (b,)
         condition = condition.expand(rows).to(self.device, self.dtype)
         if camera is not None:
-            condition = condition.append(self._view_tokens(camera, rows))  # (b, n + 1, d)
+            condition = condition.append(self._view_tokens(camera, condition.tokens))  # (b, n + 1, d)
         size = (height * self.vae_scale_factor, width * self.vae_scale_factor)
         output = self.family.network(x_t.to(self.device, self.dtype), steps, condition, size)
         return output.to(x_t)
 
-    def _view_tokens(self, camera: Camera, rows: int) -> Tensor:
-        """(b, 1, d) tokens of one view, or of one for each sample."""
+    def _view_tokens(self, camera: Camera, words: Tensor) -> Tensor:
+        """(b, 1, d) tokens of one view, or of one for each row of words (b, n, d)."""
         if self.camera_token is None:
             raise InputError("this model has no camera token: describe the view in the prompt, or use one that has")
-        features = camera_features(camera).to(self.device, self.dtype)  # (n, 5)
+        features, rows = camera_features(camera).to(self.device, self.dtype), len(words)  # (n, 5)
         if len(features) not in (1, rows):
             raise ValueError(f"{len(features)} cameras for {rows} samples; give one, or one for each")
-        return self.camera_token(features).expand(rows, -1, -1)
+        return self.camera_token(features.expand(rows, -1), words)
 
     def _latent_statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Shift and scale, each (1, c or 1, 1, 1): latents = (encoder output - shift) * scale."""

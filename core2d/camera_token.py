@@ -7,6 +7,7 @@ s3.2, which adds its camera embedding to the time embedding instead).
 """
 
 import torch
+import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
@@ -15,25 +16,41 @@ CAMERA_FEATURES = 5  # sin azimuth, cos azimuth, sin elevation, cos elevation, r
 
 
 class CameraToken(ModelMixin, ConfigMixin):
-    """A two-layer MLP from the five numbers of a view to one token as wide as a text token.
+    """One token, as wide as a text token, from the five numbers of a view and the words of the prompt.
+
+    What a view looks like depends on what is seen. The token asks the words about that, by one query that the view
+    poses, so that a small UNet need not put the two together on its own.
 
     Args:
         context_dim: width of a context token, the UNet's `cross_attention_dim`.
+        subject_dim: numbers that the words answer with.
         hidden_dim: width of the hidden layer.
+        heads: of the attention to the words.
     """
 
     @register_to_config
-    def __init__(self, context_dim: int = 128, hidden_dim: int = 128):
+    def __init__(self, context_dim: int = 128, subject_dim: int = 64, hidden_dim: int = 96, heads: int = 4):
         super().__init__()
+        self.heads = heads
+        self.view = nn.Linear(CAMERA_FEATURES, context_dim)
+        self.query, self.key, self.value = (nn.Linear(context_dim, subject_dim, bias=False) for _ in range(3))
         self.layers = nn.Sequential(
-            nn.Linear(CAMERA_FEATURES, hidden_dim),
+            nn.Linear(context_dim + subject_dim, hidden_dim),
             nn.SiLU(),
             nn.Linear(hidden_dim, context_dim),
+            nn.LayerNorm(context_dim),  # as long as the text encoder's tokens: softmax weighs them against each other
         )
 
-    def forward(self, features: Tensor) -> Tensor:
-        """(b, 5) features of `camera_features` -> (b, 1, context_dim) tokens."""
-        return self.layers(features)[:, None]  # (b, 5) -> (b, 1, d)
+    def forward(self, features: Tensor, context: Tensor) -> Tensor:
+        """(b, 5) features of `camera_features` and (b, n, context_dim) words -> (b, 1, context_dim) tokens."""
+        view = F.silu(self.view(features))  # (b, d)
+        query, keys, values = (  # (b, heads, 1 or n, s)
+            layer(tokens).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for layer, tokens in ((self.query, view[:, None]), (self.key, context), (self.value, context))
+        )
+        attention = (query @ keys.mT / query.shape[-1] ** 0.5).softmax(-1)  # (b, heads, 1, n)
+        subject = (attention @ values).flatten(1)  # (b, heads s)
+        return self.layers(torch.cat([view, subject], dim=1))[:, None]  # (b, 1, d)
 
 
 def camera_features(camera) -> Tensor:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
+from transformers import CLIPTextModel
 
 from core2d.camera_token import CameraToken
 from core2d.schedule import NoiseSchedule
@@ -19,11 +20,20 @@ from core2d.training import step_generator
 
 
 class Denoiser(nn.Module):
-    """What is trained together: the UNet and, if there is one, the projector of its camera token."""
+    """What is trained together: the UNet and, if there are any, the projector of its camera token and its text tower.
 
-    def __init__(self, unet: UNet2DConditionModel, camera_token: CameraToken | None = None) -> None:
+    A large text tower stays frozen, and is left out here. A small one that has only learned to tell captions apart does
+    not yet put words together as a picture needs them ("front view" means another thing of a car than of a mug).
+    """
+
+    def __init__(
+        self,
+        unet: UNet2DConditionModel,
+        camera_token: CameraToken | None = None,
+        text_encoder: CLIPTextModel | None = None,
+    ) -> None:
         super().__init__()
-        self.unet, self.camera_token = unet, camera_token
+        self.unet, self.camera_token, self.text_encoder = unet, camera_token, text_encoder
 
 
 @dataclass
@@ -38,7 +48,7 @@ class DenoisingTask:
         model: UNet with its camera token.
         mean, deviation: (count, c, h, w) of each picture's latent posterior, scaled.
         tokens: (count, length) token ids; `empty` (length,) those of the empty caption.
-        encode_text: maps token ids (n, length) to context (n, length, d); frozen.
+        encode_text: maps token ids (n, length) to context (n, length, d).
         camera: (count, 5) camera features, `stills` (s,) the rows where they hold.
         schedule: of the noise.
         drop: share of captions that are dropped.
@@ -84,11 +94,10 @@ class DenoisingTask:
 
     def loss(self, model: Denoiser, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float | Tensor]]:
         """min-SNR weighted mean squared error of the prediction."""
-        with torch.no_grad():
-            context = self.encode_text(batch["tokens"])  # (n, length, d)
+        context = self.encode_text(batch["tokens"])  # (n, length, d)
         if "camera" in batch:
             assert model.camera_token is not None
-            context = torch.cat([context, model.camera_token(batch["camera"])], dim=1)  # (n, length + 1, d)
+            context = torch.cat([context, model.camera_token(batch["camera"], context)], dim=1)  # (n, length + 1, d)
         predicted = model.unet(batch["noisy"], batch["timesteps"], encoder_hidden_states=context).sample.float()
         error = (predicted - batch["target"]).square().mean(dim=(1, 2, 3))  # (n,)
         return (error * batch["weight"]).mean(), {"mse": error.detach().mean()}

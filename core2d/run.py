@@ -4,6 +4,7 @@ Imports nothing heavy: torch comes in when it is needed.
 """
 
 import contextlib
+import errno
 import hashlib
 import math
 import os
@@ -220,7 +221,7 @@ def plain(value: Any) -> Any:
 
 @contextlib.contextmanager
 def main_guard() -> Iterator[None]:
-    """Turn `InputError` into one line and exit status 2, Ctrl-C (and SIGTERM) into status 130."""
+    """Turn `InputError` and a full disk into one line and exit status 2, Ctrl-C (and SIGTERM) into status 130."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped job cleans up as on Ctrl-C
     try:
         yield
@@ -229,8 +230,17 @@ def main_guard() -> Iterator[None]:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         raise SystemExit(130) from None
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        fail("no space is left on the disk: free some and try again (a run goes on with --resume)")
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def is_disk_full(error: Exception) -> bool:
+    """Whether a file could not be written for want of space; libraries that are not Python, and ffmpeg, say it in words."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)
 
 
 def fail(message: str) -> NoReturn:

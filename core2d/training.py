@@ -32,6 +32,7 @@ from core2d.errors import InputError
 from core2d.run import atomic_path, remove
 
 Model = TypeVar("Model", bound=nn.Module)
+Rows = dict[str, Tensor]
 FREE_FIELDS = {"minutes", "checkpoint_every", "log_every"}  # a resume may change these, not what is learned
 
 
@@ -214,7 +215,7 @@ def train(
     return TrainingResult(state.averaged(), state.step, state.step >= recipe.steps, state.seconds)
 
 
-def _batches(prepare: Callable[[int], dict[str, Tensor]], steps: range, ahead: bool) -> Generator[dict[str, Tensor], None, None]:
+def _batches(prepare: Callable[[int], Rows], steps: range, ahead: bool) -> Generator[Rows, None, None]:
     """The rows of each step; `ahead` prepares the next ones in a thread while an accelerator works.
 
     On a CPU that thread would only take cores from the step, and its own OpenMP team slows all loops of the first.

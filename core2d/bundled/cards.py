@@ -17,8 +17,8 @@ A latent diffusion model that draws Toybox: 24 classes of objects in 10 colours,
 `vae/` is an AutoencoderKL with 8 times smaller latents of 4 channels; `unet/` a UNet2DConditionModel that
 cross-attends to the CLIP text tower in `text_encoder/`; it predicts epsilon on the scaled-linear schedule.
 
-`camera_token/` holds a small projector from [sin azimuth, cos azimuth, sin elevation, cos elevation, radius] to one
-more context token after the text. It was present in half of training (stills only) and truly absent in the other
+`camera_token/` holds a small projector from [sin azimuth, cos azimuth, sin elevation, cos elevation, radius], and the
+words of the prompt, to one more context token after the text. It was present in half of training (stills only) and truly absent in the other
 half. Captions were dropped in 10 % of rows; the camera was not, so the unconditional branch of guidance keeps the
 camera token and guidance sharpens the caption alone. Stock diffusers ignores the sub-folder and opens the rest:
 
@@ -29,7 +29,7 @@ camera token and guidance sharpens the caption alone. Stock diffusers ignores th
         "CLIP of Toybox: text and image towers with their own tokenizer",
         """\
 A CLIPModel in transformers' format with a byte-pair tokenizer trained on the caption grammar (32 tokens at most).
-toybox-sd carries its own copy of the text tower, as it was when the prior was trained.
+toybox-sd carries a copy of the text tower of its own, which was trained on with the prior.
 """,
     ),
     "toybox-judge": (
@@ -39,7 +39,9 @@ toybox-sd carries its own copy of the text tower, as it was when the prior was t
 `motion.safetensors` the motion of a 16-frame clip. They were trained on their own seeds, on all class-colour pairs
 and with rejects (blobs, chimeras, two-coloured and noisy objects), share no architecture with the generators, and
 only score: they never train a generator, and none of their verdicts picks a sample, a seed or a checkpoint on the
-reported prompts (training keeps the better of two checkpoints by scores on the tuning seeds).
+reported prompts (training keeps the better of two checkpoints by scores on the tuning seeds). The table below counts
+the pictures of a generator: the picture judge sees twice as many, and as many rejects; the motion judge a twelfth as
+many clips.
 """,
     ),
 }

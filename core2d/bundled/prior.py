@@ -27,8 +27,8 @@ RECIPE = TrainingRecipe(
 )
 
 
-def build(latent_size: int) -> Denoiser:
-    """A fresh UNet for latents of `latent_size`, with a camera token."""
+def build(latent_size: int, text_encoder: CLIPTextModel | None = None) -> Denoiser:
+    """A fresh UNet for latents of `latent_size`, with a camera token; to be trained with a text tower, or without."""
     unet = UNet2DConditionModel(
         sample_size=latent_size,
         down_block_types=("CrossAttnDownBlock2D",) * len(CHANNELS),
@@ -39,7 +39,7 @@ def build(latent_size: int) -> Denoiser:
         attention_head_dim=4,  # diffusers' name for the number of heads
         norm_num_groups=8,
     )
-    return Denoiser(unet, CameraToken(context_dim=WIDTH))
+    return Denoiser(unet, CameraToken(context_dim=WIDTH), text_encoder)
 
 
 def scheduler() -> DDIMScheduler:
@@ -74,16 +74,14 @@ def task(
     posteriors: tuple[Tensor, Tensor],
     tokens: Tensor,
     empty: Tensor,
-    text_encoder: CLIPTextModel,
     scaling_factor: float,
 ) -> DenoisingTask:
-    """Train `model` on the latents of `pictures` and their `tokens` (n, length)."""
+    """Train `model`, text tower included, on the latents of `pictures` and their `tokens` (n, length)."""
     mean, deviation = (part * scaling_factor for part in posteriors)
-    text_encoder.requires_grad_(False).eval()
 
     def encode_text(ids: Tensor) -> Tensor:
-        text_encoder.to(ids.device)  # pyright: ignore[reportArgumentType]
-        return text_encoder(input_ids=ids).last_hidden_state
+        assert model.text_encoder is not None
+        return model.text_encoder(input_ids=ids).last_hidden_state
 
     return DenoisingTask(
         model,

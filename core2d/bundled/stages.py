@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import PartialState
@@ -27,7 +27,6 @@ from core2d.bundled import clip, judges, prior, scores, vae
 from core2d.bundled.cards import write_card
 from core2d.bundled.world import training_pictures
 from core2d.camera_token import CameraToken
-from core2d.checkpoints import newest_checkpoint
 from core2d.denoising import Denoiser
 from core2d.errors import InputError
 from core2d.models.loading import load_model, save_model
@@ -36,6 +35,8 @@ from core2d.text_to_image import TextToImage
 from core2d.toybox import world
 from core2d.toybox.judge import MotionJudge, PictureJudge, load_motion_judge, load_picture_judge
 from core2d.training import Task, TrainingRecipe, train
+
+Judge = TypeVar("Judge", PictureJudge, MotionJudge)
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ def train_clip(family: Family) -> scores.Scores:
 
 
 def train_prior(family: Family) -> scores.Scores:
-    """The UNet with its camera token, on the latents of the VAE and the words of CLIP."""
+    """The UNet with its camera token and its own copy of CLIP's text tower, on the latents of the VAE."""
     folder = family.assets / "toybox-sd"
     clip_folder = family.assets / "toybox-clip"
     for needed in (folder / "vae", clip_folder):
@@ -162,12 +163,13 @@ def train_prior(family: Family) -> scores.Scores:
     torch.manual_seed(3)
     if family.starts_fresh(folder / "unet"):
         text_encoder = text_tower(load_model(CLIPModel, clip_folder, torch.float32))
-        model = prior.build(family.size // 2 ** (len(vae.CHANNELS) - 1))
+        model = prior.build(family.size // 2 ** (len(vae.CHANNELS) - 1), text_encoder)
     else:
         text_encoder = load_model(CLIPTextModel, folder / "text_encoder", torch.float32)
         unet = load_model(UNet2DConditionModel, folder / "unet", torch.float32)
         camera_token = load_model(CameraToken, folder / "camera_token", torch.float32)
-        model = Denoiser(unet, camera_token).requires_grad_(True)
+        model = Denoiser(unet, camera_token, text_encoder)
+    model.requires_grad_(True)
     with _processes().main_process_first():
         pictures = training_pictures(family.data, family.pictures, family.size)
     accelerator = torch.accelerator.current_accelerator() or torch.device("cpu")
@@ -175,13 +177,15 @@ def train_prior(family: Family) -> scores.Scores:
     posteriors = prior.encode_latents(autoencoder, pictures)
     autoencoder.cpu()
     tokens, empty = clip.tokenise(tokenizer, pictures.captions), clip.tokenise(tokenizer, [""])[0]
-    task = prior.task(model, pictures, posteriors, tokens, empty, text_encoder, autoencoder.config["scaling_factor"])
+    task = prior.task(model, pictures, posteriors, tokens, empty, autoencoder.config["scaling_factor"])
     recipe = family.recipe(prior.RECIPE)
     if accelerator.type == "cpu":  # where the backward of torch's fused attention is half of a whole step
         model.unet.set_attn_processor(AttnProcessor())
+        text_encoder.set_attn_implementation("eager")
     spent = _train(family, "prior", task, recipe)
     model.unet.set_attn_processor(AttnProcessor2_0())
-    pipeline = TextToImage(prior.assemble(model, autoencoder, text_encoder.cpu(), tokenizer))
+    text_encoder.set_attn_implementation("sdpa")
+    pipeline = TextToImage(prior.assemble(model, autoencoder, text_encoder, tokenizer))
     found = prior_and_camera_scores(pipeline, world.TUNING_SEEDS[0], family.assets / "toybox-judge")
 
     def save() -> None:
@@ -195,31 +199,50 @@ def train_prior(family: Family) -> scores.Scores:
 
 def train_judge(family: Family) -> scores.Scores:
     """The picture judge."""
-    folder = family.assets / "toybox-judge"
-    torch.manual_seed(4)
-    fresh = family.starts_fresh(folder / "picture.safetensors")
-    model = (PictureJudge() if fresh else load_picture_judge(folder)).requires_grad_(True)
-    with _processes().main_process_first():
-        pictures = judges.judge_pictures(family.data, family.pictures, 64)
-        rejects = judges.reject_pictures(family.data, family.pictures // 4, 64)
-    recipe = family.recipe(judges.PICTURE_RECIPE)
-    spent = _train(family, "judge", judges.PictureJudgeTask(model, pictures, rejects), recipe)
-    found = scores.judge_scores(model.eval(), world.TUNING_SEEDS[0])
-    return _keep(family, "judge", recipe, spent, found, lambda: _save_judge(model, folder, "picture"))
+
+    def task(model: PictureJudge) -> judges.PictureJudgeTask:
+        # rejects are of endless kinds, and a judge that knows too few of them learns those by heart
+        pictures = judges.judge_pictures(family.data, 2 * family.pictures, 64)
+        return judges.PictureJudgeTask(model, pictures, judges.reject_pictures(family.data, family.pictures, 64))
+
+    return _train_judge(
+        family, "judge", "picture", PictureJudge, load_picture_judge, task, judges.PICTURE_RECIPE, scores.judge_scores
+    )
 
 
 def train_motion_judge(family: Family) -> scores.Scores:
     """The motion judge."""
+
+    def task(model: MotionJudge) -> judges.MotionJudgeTask:
+        return judges.MotionJudgeTask(model, *judges.judge_clips(family.data, family.pictures // 12, 64))
+
+    return _train_judge(
+        family, "motion-judge", "motion", MotionJudge, load_motion_judge, task, judges.MOTION_RECIPE,
+        scores.motion_judge_scores,
+    )  # fmt: skip
+
+
+def _train_judge(
+    family: Family,
+    stage: str,
+    file: str,
+    fresh: Callable[[], Judge],
+    load: Callable[[Path], Judge],
+    task: Callable[[Judge], Task[Judge]],
+    recipe: TrainingRecipe,
+    score: Callable[[Judge, int], scores.Scores],
+) -> scores.Scores:
+    """One judge; `task` draws its pictures at the first time."""
     folder = family.assets / "toybox-judge"
-    torch.manual_seed(5)
-    fresh = family.starts_fresh(folder / "motion.safetensors")
-    model = (MotionJudge() if fresh else load_motion_judge(folder)).requires_grad_(True)
+    torch.manual_seed(4)
+    model = fresh() if family.starts_fresh(folder / f"{file}.safetensors") else load(folder)
+    model.requires_grad_(True)
     with _processes().main_process_first():
-        clips, motions = judges.judge_clips(family.data, family.pictures // 12, 64)
-    recipe = family.recipe(judges.MOTION_RECIPE)
-    spent = _train(family, "motion-judge", judges.MotionJudgeTask(model, clips, motions), recipe)
-    found = scores.motion_judge_scores(model.eval(), world.TUNING_SEEDS[0])
-    return _keep(family, "motion-judge", recipe, spent, found, lambda: _save_judge(model, folder, "motion"))
+        work = task(model)
+    recipe = family.recipe(recipe)
+    spent = _train(family, stage, work, recipe)
+    found = score(model.eval(), world.TUNING_SEEDS[0])
+    return _keep(family, stage, recipe, spent, found, lambda: _save_judge(model, folder, file))
 
 
 STAGES = {
@@ -271,15 +294,17 @@ class Spent:
 
 
 def _train(family: Family, name: str, task: Task[Any], recipe: TrainingRecipe) -> Spent:
-    """Train and leave the averaged weights in the task's model."""
+    """Train and leave the averaged weights in the task's model; calls that were stopped count in the one after them."""
     transformers_logging.disable_progress_bar()
     folder = family.runs / name
-    newest = newest_checkpoint(folder / "checkpoints") if family.resume else None
-    before = json.loads((newest / "state.json").read_text()) if newest else {"step": 0, "seconds": 0.0}
+    diary = folder / "counted.json"  # what `training.json` has of this run
+    counted = json.loads(diary.read_text()) if family.resume and diary.is_file() else {"steps": 0, "seconds": 0.0}
     result = train(task, recipe, folder, resume=family.resume)
     task.model.load_state_dict(result.ema)
     task.model.cpu().eval()
-    return Spent(result.step - before["step"], result.seconds - before["seconds"])
+    if _processes().is_main_process:
+        write_json(diary, {"steps": result.step, "seconds": result.seconds})
+    return Spent(result.step - counted["steps"], result.seconds - counted["seconds"])
 
 
 def _processes() -> PartialState:

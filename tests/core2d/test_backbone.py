@@ -302,8 +302,8 @@ def test_a_view_is_one_more_token_after_the_text(with_camera):
     assert with_camera.has_camera_token
     cameras = views(0.5, 2.5)
     seen = with_camera.predict(x_t, 500, condition, camera=cameras)
-    token = with_camera.camera_token(camera_features(cameras))  # (2, 1, 16)
-    tokens = torch.cat([condition.expand(2).tokens, token], dim=1)
+    words = condition.expand(2).tokens  # (2, n, 16)
+    tokens = torch.cat([words, with_camera.camera_token(camera_features(cameras), words)], dim=1)
     expected = with_camera.family.denoiser(x_t, 500, tokens).sample
     torch.testing.assert_close(seen.eps, expected, atol=1e-6, rtol=1e-6)
     assert not torch.allclose(seen.eps, with_camera.predict(x_t, 500, condition).eps, atol=1e-6)
@@ -328,15 +328,25 @@ def test_a_view_is_refused_where_the_model_knows_none(backbones, with_camera):
 
 
 def test_a_camera_token_is_saved_and_loaded(tmp_path: Path):
-    token = CameraToken(context_dim=6, hidden_dim=3)
+    token = CameraToken(context_dim=6, subject_dim=4, hidden_dim=3, heads=2)
     token.save_pretrained(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {
         "config.json",
         "diffusion_pytorch_model.safetensors",
     }
     again = CameraToken.from_pretrained(tmp_path)
-    features = torch.randn(4, 5)
-    assert torch.equal(token(features), again(features)) and token(features).shape == (4, 1, 6)
+    features, words = torch.randn(4, 5), torch.randn(4, 7, 6)
+    assert torch.equal(token(features, words), again(features, words)) and token(features, words).shape == (4, 1, 6)
+
+
+def test_a_camera_token_depends_on_the_view_and_on_each_word():
+    token = CameraToken(context_dim=6, subject_dim=4, hidden_dim=3, heads=2)
+    features, words = torch.randn(1, 5, requires_grad=True), torch.randn(1, 7, 6, requires_grad=True)
+    token(features, words)[0, 0, 0].backward()
+    assert features.grad is not None and (features.grad != 0).all()
+    assert words.grad is not None and (words.grad != 0).any(dim=2).all()
+    swapped = token(features, words.flip(1))  # what is said counts, not where
+    torch.testing.assert_close(swapped, token(features, words))
 
 
 # -- number formats ------------------------------------------------------------------------------------

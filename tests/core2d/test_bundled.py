@@ -89,7 +89,7 @@ def test_the_family_has_the_promised_shapes_and_size(tokenizer: CLIPTokenizer) -
         latents = autoencoder.encode(torch.zeros(2, 3, 64, 64)).latent_dist.mean  # pyright: ignore
         assert latents.shape == (2, 4, 8, 8)
         assert denoiser.camera_token is not None
-        view = denoiser.camera_token(torch.zeros(2, 5))
+        view = denoiser.camera_token(torch.zeros(2, 5), context)
         output = denoiser.unet(latents, 7, encoder_hidden_states=torch.cat([context, view], 1)).sample
         assert output.shape == latents.shape
     parts = (towers, autoencoder, denoiser, tower, PictureJudge(), MotionJudge())

@@ -197,7 +197,7 @@ def denoising_task(with_camera: bool = True, prediction_type: str = "epsilon", *
     unet: Any = Echo()
     rows = torch.arange(COUNT)
     settings: dict[str, Any] = dict(
-        model=Denoiser(unet, CameraToken(context_dim=8, hidden_dim=8) if with_camera else None),
+        model=Denoiser(unet, CameraToken(context_dim=8, subject_dim=8, hidden_dim=8) if with_camera else None),
         mean=rows[:, None, None, None].expand(-1, 2, 3, 3).half(),
         deviation=torch.zeros(COUNT, 2, 3, 3).half(),
         tokens=1 + rows[:, None].expand(-1, 6),
@@ -270,7 +270,7 @@ def test_noise_times_and_posteriors_have_their_distributions() -> None:
     abar = task.schedule.alphas_cumprod
     assert abar is not None
     snr = (abar / (1 - abar))[times]
-    torch.testing.assert_close(batch["weight"].double(), snr.clamp(max=5) / snr, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(batch["weight"].double(), snr.clamp(task.snr_floor, 5) / snr, rtol=1e-4, atol=1e-7)
 
 
 def test_the_target_is_what_the_schedule_predicts() -> None:
@@ -293,7 +293,7 @@ def test_the_loss_is_the_weighted_squared_error(step: int) -> None:
     assert torch.equal(unet.context[:, :6], text)
     if step:
         assert task.model.camera_token is not None
-        assert torch.equal(unet.context[:, 6:], task.model.camera_token(batch["camera"]))
+        assert torch.equal(unet.context[:, 6:], task.model.camera_token(batch["camera"], text))
     predicted = unet(batch["noisy"], batch["timesteps"], unet.context).sample.detach()
     errors = [(predicted[i] - batch["target"][i]).square().mean() for i in range(BATCH)]
     expected = sum(float(error * weight) for error, weight in zip(errors, batch["weight"], strict=True)) / BATCH

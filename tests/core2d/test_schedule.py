@@ -113,6 +113,7 @@ def test_min_snr_weights():
     torch.testing.assert_close(schedule_of("v_prediction").min_snr_weight(t), snr.clamp(max=5) / (snr + 1))
     torch.testing.assert_close(schedule_of("sample").min_snr_weight(t), snr.clamp(max=5))
     torch.testing.assert_close(epsilon.min_snr_weight(t, gamma=torch.inf), torch.ones(3))
+    torch.testing.assert_close(schedule_of("sample").min_snr_weight(t, floor=0.3), snr.clamp(0.3, 5))
     with pytest.raises(ValueError, match="variance-preserving"):
         schedule_of("flow").min_snr_weight(t)
 

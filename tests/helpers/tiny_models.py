@@ -217,5 +217,5 @@ def save_tiny_model(family: str, folder: Path, seed: int = 0, camera: bool = Fal
         torch.manual_seed(seed)
         BUILDERS[family]().save_pretrained(folder)
         if camera:
-            CameraToken(context_dim=16, hidden_dim=8).save_pretrained(folder / "camera_token")
+            CameraToken(context_dim=16, subject_dim=8, hidden_dim=8).save_pretrained(folder / "camera_token")
     return folder
