@@ -239,7 +239,7 @@ def main_guard() -> Iterator[None]:
 
 
 def is_disk_full(error: Exception) -> bool:
-    """Whether a file could not be written for want of space; libraries that are not Python, and ffmpeg, say it in words."""
+    """Whether a file could not be written for want of space; safetensors and ffmpeg say it in words only."""
     return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)
 
 

@@ -18,9 +18,11 @@ A latent diffusion model that draws Toybox: 24 classes of objects in 10 colours,
 cross-attends to the CLIP text tower in `text_encoder/`; it predicts epsilon on the scaled-linear schedule.
 
 `camera_token/` holds a small projector from [sin azimuth, cos azimuth, sin elevation, cos elevation, radius], and the
-words of the prompt, to one more context token after the text. It was present in half of training (stills only) and truly absent in the other
-half. Captions were dropped in 10 % of rows; the camera was not, so the unconditional branch of guidance keeps the
-camera token and guidance sharpens the caption alone. Stock diffusers ignores the sub-folder and opens the rest:
+words of the prompt, to one more context token after the text. It was present in half of training (stills only) and
+truly absent in the other half. Captions were dropped in 10 % of rows; the camera was not, so the unconditional branch
+of guidance keeps the camera token and guidance sharpens the caption alone. In the first two rows of the prior's training
+(see the table) the token knew the view alone, and in the first three the text tower was frozen; now it learns with the
+UNet. Stock diffusers ignores the sub-folder and opens the rest:
 
     StableDiffusionPipeline.from_pretrained("assets/toybox-sd")
 """,
@@ -40,7 +42,7 @@ toybox-sd carries a copy of the text tower of its own, which was trained on with
 and with rejects (blobs, chimeras, two-coloured and noisy objects), share no architecture with the generators, and
 only score: they never train a generator, and none of their verdicts picks a sample, a seed or a checkpoint on the
 reported prompts (training keeps the better of two checkpoints by scores on the tuning seeds). The table below counts
-the pictures of a generator: the picture judge sees twice as many, and as many rejects; the motion judge a twelfth as
+the pictures of a generator: the picture judge sees twice as many, and as many rejects; the motion judge a sixth as
 many clips.
 """,
     ),

@@ -214,7 +214,7 @@ def train_motion_judge(family: Family) -> scores.Scores:
     """The motion judge."""
 
     def task(model: MotionJudge) -> judges.MotionJudgeTask:
-        return judges.MotionJudgeTask(model, *judges.judge_clips(family.data, family.pictures // 12, 64))
+        return judges.MotionJudgeTask(model, *judges.judge_clips(family.data, family.pictures // 6, 64))
 
     return _train_judge(
         family, "motion-judge", "motion", MotionJudge, load_motion_judge, task, judges.MOTION_RECIPE,
