@@ -20,9 +20,9 @@ cross-attends to the CLIP text tower in `text_encoder/`; it predicts epsilon on 
 `camera_token/` holds a small projector from [sin azimuth, cos azimuth, sin elevation, cos elevation, radius], and the
 words of the prompt, to one more context token after the text. It was present in half of training (stills only) and
 truly absent in the other half. Captions were dropped in 10 % of rows; the camera was not, so the unconditional branch
-of guidance keeps the camera token and guidance sharpens the caption alone. In the first two rows of the prior's training
-(see the table) the token knew the view alone, and in the first three the text tower was frozen; now it learns with the
-UNet. Stock diffusers ignores the sub-folder and opens the rest:
+of guidance keeps the camera token and guidance sharpens the caption alone. In the first two rows of the prior's
+training (see the table) the token knew the view alone, and in the first three the text tower was frozen; now it learns
+with the UNet. Stock diffusers ignores the sub-folder and opens the rest:
 
     StableDiffusionPipeline.from_pretrained("assets/toybox-sd")
 """,
