@@ -1,21 +1,59 @@
 """The command `gen3d`."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from core2d.cli import Command, Result, run_program
+from core2d.run import fail
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run `gen3d` with `arguments` (those of the process by default)."""
     from gen3d import recipes
 
-    commands: dict[str, Command] = {"text-to-mesh": (recipes.TextToMeshRecipe, text_to_mesh)}
+    told: dict[str, Any] = {}  # what was reported and decides about the exit status
+    commands: dict[str, Command] = {
+        "text-to-mesh": (recipes.TextToMeshRecipe, partial(text_to_mesh, told)),
+        "export": (recipes.ExportRecipe, export),
+        "render": (recipes.RenderRecipe, render),
+        "mesh check": (recipes.MeshCheckRecipe, partial(mesh_check, told)),
+    }
     about = "The 2D diffusion prior of core2d, lifted into space."
     run_program("gen3d", about, commands, arguments)
+    if failed := told.get("failed"):
+        fail(f"{len(failed)} of {told['prompts']} prompts made no mesh: {'; '.join(failed.values())}")
+    if told.get("problems"):
+        raise SystemExit(1)
 
 
-def text_to_mesh(recipe: Any) -> Result:
-    from gen3d.text_to_mesh import run
+def text_to_mesh(told: dict[str, Any], recipe: Any) -> Result:
+    if not recipe.makes_a_folder:
+        from gen3d.text_to_mesh import run
 
-    return run(recipe)
+        return run(recipe)
+    from gen3d import gallery
+
+    outputs, metrics = gallery.run(recipe)
+    told.update(failed=metrics["failed"], prompts=len(recipe.all_prompts()))
+    return outputs, metrics
+
+
+def export(recipe: Any) -> Result:
+    from gen3d.commands import export
+
+    return export(recipe)
+
+
+def render(recipe: Any) -> Result:
+    from gen3d.commands import render
+
+    return render(recipe)
+
+
+def mesh_check(told: dict[str, Any], recipe: Any) -> Result:
+    from gen3d.commands import check
+
+    outputs, metrics = check(recipe)
+    told.update(problems=metrics["problems"] != "none" and bool(metrics["problems"]))
+    return outputs, metrics

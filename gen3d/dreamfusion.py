@@ -23,7 +23,14 @@ from torch import Tensor, nn
 
 from core2d.backbone import Denoiser
 from core2d.cameras import Cameras, orbit
-from core2d.guidance import ScoreDistillation, ScoreDistillationConfig, TimeRange
+from core2d.guidance import (
+    Guidance,
+    PerpNegDistillation,
+    ScoreDistillation,
+    ScoreDistillationConfig,
+    TimeRange,
+    ViewPrompts,
+)
 from core2d.toybox import world
 from core2d.toybox.captions import background_phrase
 from core2d.toybox.light import lit
@@ -69,7 +76,8 @@ class DreamFusionTask:
         prior: who judges the pictures.
         prompt: the object, without view or background.
         config: see there.
-        views: "auto" uses the camera token where there is one; "words" describes the view instead.
+        views: "auto" uses the camera token where there is one; "words" describes the view instead, with Perp-Neg
+            (2304.04968) against a second face.
     """
 
     model: Model
@@ -80,15 +88,19 @@ class DreamFusionTask:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        times = TimeRange((0.7, 0.98), (0.1, 0.3), self.config.steps)
-        settings = ScoreDistillationConfig(
-            guidance_scale=self.config.guidance_scale,
-            rescale=self.config.guidance_rescale,
-            form="x0",
-            times=times,
-            views=self.views,  # pyright: ignore[reportArgumentType]
-        )
-        self.guidance = ScoreDistillation(self.prior, settings, self.seed)
+        self.in_words = self.views == "words" or not self.prior.has_camera_token
+        distillation = PerpNegDistillation if self.in_words else ScoreDistillation
+        self.guidance: dict[str, Guidance] = {}  # for each background
+        for word in self._backgrounds():
+            settings = ScoreDistillationConfig(
+                guidance_scale=self.config.guidance_scale,
+                rescale=self.config.guidance_rescale,
+                form="x0",
+                times=TimeRange((0.7, 0.98), (0.1, 0.3), self.config.steps),
+                views="words" if self.in_words else "camera",
+                wording=ViewPrompts("{prompt}, {view} view" + self._setting(word)),
+            )
+            self.guidance[word] = distillation(self.prior, settings, self.seed)
 
     def batch(self, step: int, positions: Tensor, batch_size: int) -> dict[str, Tensor]:
         """Cameras (n,), evenly spread from a random start; whether the step is lit; its background."""
@@ -118,8 +130,8 @@ class DreamFusionTask:
         size = self._size(step)
         seen = self.look(model, cameras, size, torch.tensor(plain(word)), shaded, generator)
         pictures = seen.color.unflatten(0, (len(cameras), size, size)).movedim(-1, 1)  # (n, 3, h, w)
-        prompt = f"{self.prompt}, {background_phrase(None, word)}" if self.prior.has_camera_token else self.prompt
-        distillation, info = self.guidance(pictures, prompt, cameras, step)
+        prompt = self.prompt if self.in_words else self.prompt + self._setting(word)
+        distillation, info = self.guidance[word](pictures, prompt, cameras, step)
         progress = step / self.config.steps
         opacity = (seen.opacity.square() + 0.01).sqrt().mean()
         entropy = binary_entropy(seen.opacity).mean()
@@ -127,7 +139,7 @@ class DreamFusionTask:
         if shaded:
             regular = regular + self.config.orientation_weight * orientation(seen)
         parts: dict[str, float | Tensor] = {"sds": distillation, "opacity": seen.opacity.mean(), "entropy": entropy}
-        return distillation + 100.0 * regular, parts | {"t": info["t"].float().mean()}
+        return distillation + self._latent_numbers() * regular, parts | {"t": info["t"].float().mean()}
 
     def look(
         self,
@@ -156,6 +168,14 @@ class DreamFusionTask:
     def _size(self, step: int) -> int:
         fine = max(64, min(self.prior.image_size, 128))
         return self.config.coarse_size if step < self.config.refine_at * self.config.steps else fine
+
+    def _latent_numbers(self) -> int:
+        """Numbers of a latent: distillation is a sum over them, the regularisers are means."""
+        return self.prior.latent_channels * self.prior.latent_size**2
+
+    def _setting(self, background: str) -> str:
+        """How the prompt goes on: priors of Toybox, which have a camera token, know the names of backgrounds."""
+        return f", {background_phrase(None, background)}" if self.prior.has_camera_token else ""
 
     def _backgrounds(self) -> list[str]:
         """Plain backgrounds that the object does not have the colour of; white only where words do not name them."""

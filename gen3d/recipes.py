@@ -10,10 +10,15 @@ import tyro
 
 from core2d.errors import InputError
 from core2d.models import resolve
-from core2d.recipes import LONGEST_PROMPT, Recipe
+from core2d.recipes import LONGEST_PROMPT, Prompts, Recipe, check_between
 from core2d.run import IMAGE_SUFFIXES, check_output
 
 MESH_SUFFIXES = (".glb", ".obj", ".ply", ".stl")
+CONTACT_SHEET = "contact-sheet.png"
+OF_THE_RUN = ("prompts", "prompts_file", "output", "model", "quality", "steps", "views", "seed", "dtype")
+
+OptionalOutput = Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="PATH")]
+OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +41,11 @@ class DreamFusionConfig:
     """Of Adam, for the grid and the networks."""
     shaded: float = 0.5
     """Fraction of steps, after the first fifth, that are lit by normals; the others show albedo in even light."""
-    opacity_weight: float = 0.02
-    """Keeps empty space empty (sum of the opacity of rays)."""
-    entropy_weight: float = 0.05
+    opacity_weight: float = 0.008
+    """Keeps empty space empty (mean opacity of rays, against the mean over a latent of the distillation)."""
+    entropy_weight: float = 0.02
     """Makes rays decide between empty and opaque, growing over the steps."""
-    orientation_weight: float = 0.02
+    orientation_weight: float = 0.008
     """Against surfaces that face away from the camera that sees them."""
 
 
@@ -53,37 +58,173 @@ QUALITIES = {
 
 @dataclass(frozen=True, kw_only=True)
 class TextToMeshRecipe(Recipe):
-    """Make a textured mesh from a sentence, by DreamFusion."""
+    """Make textured meshes from sentences, by DreamFusion."""
 
-    prompt: Annotated[str, tyro.conf.Positional] = ""
-    """What to make: one object, such as "a red mug". With --resume, what the run was for."""
-    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """Mesh to write: .glb, .obj, .ply or .stl. The run lies beside it (mug.glb has mug.run/)."""
+    prompts: Prompts = ()
+    """What to make: one object each, such as "a red mug". With --resume, what the run was for."""
+    prompts_file: Annotated[Path | None, tyro.conf.arg(name="prompts", metavar="FILE")] = None
+    """More of them, one a line; empty lines and lines that begin with # do not count."""
+    output: OptionalOutput = None
+    """Mesh to write: .glb, .obj, .ply or .stl. The run lies beside it (mug.glb has mug.run/). Several prompts, or a
+    file of them, make a folder: a GLB and a run each, and contact-sheet.png; what is done there already is kept."""
     model: str = "toybox-sd"
     """A bundled model (see `core2d models`), a diffusers folder, or a hub id in the local cache."""
     quality: Literal["draft", "normal", "high"] = "normal"
     """How long it takes, and how good it gets."""
+    steps: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Optimisation steps, instead of those of the quality."""
     views: Literal["auto", "words"] = "auto"
     """How the prior is told the view: by its camera token where it has one, or by words."""
-    turntable: Path | None = None
+    turntable: OptionalPath = None
     """Video of the mesh turning to write: .mp4."""
-    preview: Path | None = None
+    preview: OptionalPath = None
     """Picture of the mesh from eight sides to write: .png, .jpg or .webp."""
     resume: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
     """Run folder to go on with: prompt, output and settings are those of the run."""
 
     def check(self) -> None:
         super().check()
-        if self.resume is not None:
-            return
-        if not self.prompt.strip():
-            raise InputError('the prompt is empty: say what to make, such as "a red mug"')
-        if len(self.prompt) > LONGEST_PROMPT:
-            raise InputError(f"the prompt has {len(self.prompt)} characters: the limit is {LONGEST_PROMPT}")
-        if self.output is None:
-            raise InputError("no output: name the mesh to write, such as -o mug.glb")
-        check_output(self.output, MESH_SUFFIXES)
         for path, suffixes in ((self.turntable, (".mp4",)), (self.preview, IMAGE_SUFFIXES)):
             if path is not None:
                 check_output(path, suffixes)
+        if self.resume is not None:
+            self._check_resume()
+            return
+        prompts = self.all_prompts()
+        if not prompts:
+            raise InputError('no prompt: say what to make, such as "a red mug"')
+        for prompt in prompts:
+            check_prompt(prompt)
+        if self.steps is not None:
+            check_between("--steps", self.steps, 1, 1_000_000)
+        self._check_output()
         resolve(self.model)
+
+    @property
+    def makes_a_folder(self) -> bool:
+        """Whether the output is a folder of meshes."""
+        return self.prompts_file is not None or len(self.prompts) > 1
+
+    def all_prompts(self) -> list[str]:
+        """Those of the command line and those of the file, each once.
+
+        Raises:
+            InputError: the file cannot be read, or holds no prompt.
+        """
+        found = [*self.prompts, *(() if self.prompts_file is None else read_prompts(self.prompts_file))]
+        return list(dict.fromkeys(prompt.strip() for prompt in found))
+
+    def _check_resume(self) -> None:
+        for name in OF_THE_RUN:
+            if getattr(self, name) != getattr(TextToMeshRecipe, name):
+                raise InputError(f"--resume goes on with the {name.partition('_')[0]} of the run: leave yours out")
+
+    def _check_output(self) -> None:
+        if self.output is None:
+            raise InputError("no output: name the mesh to write, such as -o mug.glb")
+        if not self.makes_a_folder:
+            check_output(self.output, MESH_SUFFIXES)
+            return
+        if self.output.suffix:
+            raise InputError(f"cannot write {self.output}: several prompts make a folder; name one without a suffix")
+        if self.output.is_file():
+            raise InputError(f"cannot write into {self.output}: it is a file; name a folder")
+        for name, path in (("--turntable", self.turntable), ("--preview", self.preview)):
+            if path is not None:
+                raise InputError(f"{name} is of a single mesh: several have {CONTACT_SHEET} (see gen3d render)")
+        check_output(self.output / CONTACT_SHEET, IMAGE_SUFFIXES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeshRecipe(Recipe):
+    """What the commands that convert or show a mesh share."""
+
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|MESH")]
+    """Run folder of text-to-mesh, whose newest checkpoint is used; or a mesh: .glb, .gltf, .obj, .ply or .stl."""
+
+    def check(self) -> None:
+        super().check()
+        if not self.source.exists():
+            raise InputError(f"no run and no mesh at {self.source}")
+        if self.dtype != "float32":
+            raise InputError(f"--dtype {self.dtype}: meshes are made and drawn in float32 only")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportRecipe(MeshRecipe):
+    """Write the mesh of a run, or of a file, in another format."""
+
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    """Mesh to write: .glb, .obj, .ply or .stl."""
+
+    def check(self) -> None:
+        super().check()
+        check_output(self.output, MESH_SUFFIXES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderRecipe(MeshRecipe):
+    """Draw a mesh from sides that are named, or film it turning."""
+
+    output: OptionalOutput = None
+    """Picture to write, with the views side by side: .png, .jpg or .webp."""
+    turntable: OptionalPath = None
+    """Video of the mesh turning to write: .mp4."""
+    azimuth: Annotated[tuple[float, ...], tyro.conf.arg(metavar="FLOAT...")] = (0, 45, 90, 135, 180, 225, 270, 315)
+    """Sides to draw, in degrees counter-clockwise from the front as seen from above."""
+    elevation: float = 20.0
+    """Degrees above the ground that the camera looks from."""
+    size: int = 256
+    """Height and width of one view in pixels."""
+
+    def check(self) -> None:
+        super().check()
+        if self.output is None and self.turntable is None:
+            raise InputError("nothing to write: name a picture, such as -o views.png, or a --turntable mug.mp4")
+        for path, suffixes in ((self.output, IMAGE_SUFFIXES), (self.turntable, (".mp4",))):
+            if path is not None:
+                check_output(path, suffixes)
+        if not 1 <= len(self.azimuth) <= 360:
+            raise InputError(f"--azimuth names {len(self.azimuth)} sides: give 1 to 360, such as --azimuth 0 90")
+        for angle in self.azimuth:
+            check_between("--azimuth", angle, -360, 360)
+        check_between("--elevation", self.elevation, -90, 90)
+        check_between("--size", self.size, 16, 1024)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeshCheckRecipe:
+    """Say what is right and wrong with a mesh; exit status 1 if something is wrong."""
+
+    mesh: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
+    """Mesh to read: .glb, .gltf, .obj, .ply or .stl."""
+    json: bool = False
+    """Print exactly one JSON object on stdout instead of text."""
+
+    def check(self) -> None:
+        """What can be wrong is seen when the file is read."""
+
+
+def check_prompt(prompt: str) -> None:
+    """Raise `InputError` for a prompt that is empty or endless."""
+    if not prompt.strip():
+        raise InputError('a prompt is empty: say what to make, such as "a red mug"')
+    if len(prompt) > LONGEST_PROMPT:
+        raise InputError(f"a prompt has {len(prompt)} characters: the limit is {LONGEST_PROMPT}")
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The prompts in a text file, one a line, without empty lines and comments.
+
+    Raises:
+        InputError: it cannot be read, or holds none.
+    """
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror
+        raise InputError(f"cannot read the prompts in {path}: {reason}") from error
+    prompts = [line for line in lines if line and not line.startswith("#")]
+    if not prompts:
+        raise InputError(f"{path} holds no prompt: write one a line")
+    return prompts

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import hashlib
 import json
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core2d.errors import InputError
-from core2d.run import atomic_path, machine, plain, sha256, versions, write_json
+from core2d.run import atomic_path, machine, plain, remove, sha256, versions, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +29,7 @@ NOT_WEIGHTS = {"training.json"}  # a diary: a line more changes no result
 
 Numbers = dict[str, float]
 Record = dict[str, Any]
+Measured = Numbers | tuple[Numbers, list[Record]]  # the second one is what is known of each sample
 
 
 @dataclass(frozen=True)
@@ -39,22 +39,25 @@ class Item:
     Attributes:
         name: as given to `--only`.
         about: one line.
-        measure: returns named numbers.
+        measure: returns named numbers, and facts of each sample where it has some.
         at_least, at_most: the bar of those numbers that have one.
         needs: weights that the numbers depend on; without them the item waits.
+        keeps: a folder in which a measurement that was killed finds its parts again.
     """
 
     name: str
     about: str
-    measure: Callable[[], Numbers]
+    measure: Callable[[], Measured]
     at_least: Mapping[str, float] = field(default_factory=dict)
     at_most: Mapping[str, float] = field(default_factory=dict)
     needs: tuple[Path, ...] = ()
+    keeps: Path | None = None
 
     def bars(self, numbers: Numbers) -> dict[str, Record]:
-        """The bar of each number that has one, and whether it passes (NaN does not)."""
-        least = {name: {"at_least": bar, "passed": numbers[name] >= bar} for name, bar in self.at_least.items()}
-        most = {name: {"at_most": bar, "passed": numbers[name] <= bar} for name, bar in self.at_most.items()}
+        """The bar of each number that has one, and whether it passes (NaN does not, nor what is missing)."""
+        found = {name: numbers.get(name, math.nan) for name in (*self.at_least, *self.at_most)}
+        least = {name: {"at_least": bar, "passed": found[name] >= bar} for name, bar in self.at_least.items()}
+        most = {name: {"at_most": bar, "passed": found[name] <= bar} for name, bar in self.at_most.items()}
         return least | most
 
 
@@ -108,6 +111,8 @@ def run_items(items: Sequence[Item], results: ResultFile, source: Record, fresh:
             say(f"{item.name}: done before")
             continue
         say(f"{item.name}: {item.about}")
+        if fresh and item.keeps is not None:
+            remove(item.keeps)
         results.add(item.name, take(item, own))
     return all(results.records.get(item.name, {}).get("passed") for item in items)
 
@@ -117,7 +122,8 @@ def take(item: Item, source: Record) -> Record:
     commit, dirty = git_state()
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None  # others at work would slow it down
     started = time.perf_counter()
-    numbers = item.measure()
+    found = item.measure()
+    numbers, samples = found if isinstance(found, tuple) else (found, [])
     bars = item.bars(numbers)
     return {
         "numbers": numbers,
@@ -129,6 +135,7 @@ def take(item: Item, source: Record) -> Record:
         "dirty": dirty,
         "load_before": load,
         **source,
+        **({"samples": samples} if samples else {}),
     }
 
 
@@ -150,20 +157,25 @@ def print_list(items: Sequence[Item], results: ResultFile, source: Record) -> No
             state = "done"
         else:
             state = "out of date" if item.name in results.records else "not measured"
-        print(f"{item.name:16} {state:13} {item.about}")
+        print(f"{item.name:20} {state:13} {item.about}")
 
 
 def print_table(items: Sequence[Item], results: ResultFile) -> None:
     """Numbers, bars and verdicts in Markdown."""
-    print("| item | number | value | bar | |\n|---|---|---|---|---|")
-    for item in items:
-        record = results.records.get(item.name, {"numbers": {}, "bars": {}})
-        for name, value in record["numbers"].items():
-            bar = record["bars"].get(name, {})
+    print(table({item.name: results.records[item.name] for item in items if item.name in results.records}))
+
+
+def table(records: Mapping[str, Record]) -> str:
+    """A row for each number of each record: what was measured, its bar, and the verdict."""
+    rows = ["| item | number | measured | bar | |", "|---|---|---|---|---|"]
+    for item, record in records.items():
+        for name in dict.fromkeys([*record["numbers"], *record["bars"]]):  # a bar without a number shows, too
+            value, bar = record["numbers"].get(name), record["bars"].get(name, {})
+            shown = "not measured" if value is None else f"{value:.4g}"
             limit = f">= {bar['at_least']:g}" if "at_least" in bar else f"<= {bar['at_most']:g}" if bar else ""
-            verdict = ("passed" if bar["passed"] else "MISSED") if bar else ""
-            shown = "nan" if value is None else f"{value:.4g}"
-            print(f"| {item.name} | {name} | {shown} | {limit} | {verdict} |")
+            verdict = ("met" if bar["passed"] else "**missed**") if bar else ""
+            rows.append(f"| {item} | {name} | {shown} | {limit} | {verdict} |")
+    return "\n".join(rows)
 
 
 def say(line: str) -> None:
@@ -171,26 +183,16 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def add_arguments(parser: argparse.ArgumentParser, seed: int) -> None:
-    """What the scripts of a suite have in common."""
-    parser.add_argument("--suite", choices=["prior"], default="prior", help="which part of liftkit")
-    parser.add_argument("--only", nargs="+", default=[], metavar="ITEM", help="measure these alone; see --list")
-    parser.add_argument("--fresh", action="store_true", help="measure again what is done")
-    parser.add_argument("--seed", type=int, default=seed, help=f"of samples and pictures ({seed})")
-    parser.add_argument("--list", action="store_true", help="show the items and their state, and stop")
-    parser.add_argument("--output", type=Path, help="the file of results, instead of the one in benchmarks/")
-
-
 # -- where numbers come from -----------------------------------------------------------------------------------
 
 
-def source_of(script: Path, seed: int) -> Record:
+def source_of(script: Path, seed: int, *more: Path) -> Record:
     """What numbers depend on besides the weights; a change of any of it makes them out of date.
 
-    The code is that of core2d and of the script, read from the files: so an edit that is not committed counts, and a
-    commit of documents does not.
+    The code is that of core2d, of the script and of `more` (folders and files), read from the files: so an edit that
+    is not committed counts, and a commit of documents does not.
     """
-    code = [ROOT / "core2d", script, Path(__file__)]
+    code = [ROOT / "core2d", script, Path(__file__), *more]
     return {"seed": seed, "code": hash_files(code, (".py",)), "machine": describe_machine(), "versions": versions()}
 
 
@@ -240,18 +242,39 @@ def hash_files(paths: Iterable[Path], suffixes: Sequence[str] = (".safetensors",
 # -- what is measured in several scripts -----------------------------------------------------------------------
 
 
-def command(program: str, *words: object) -> str:
+def command(program: str, *words: object, **environment: str) -> str:
     """Run `core2d`, `gen3d` or `genvideo` in a process of its own; returns what it says on stdout.
+
+    Args:
+        words: what the user would type after the program's name.
+        environment: variables beside those of this process.
 
     Raises:
         RuntimeError: it failed; its last line of stderr is in the message.
     """
     call = [sys.executable, "-c", f"from {program}.cli import main; main()", *map(str, words)]
-    done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=False)
+    around = {**os.environ, **environment}
+    done = subprocess.run(call, cwd=ROOT, env=around, capture_output=True, text=True, check=False)
     if done.returncode:
         complaint = done.stderr.strip().splitlines()[-1:] or ["nothing on stderr"]
         raise RuntimeError(f"{program} {' '.join(map(str, words))} failed: {complaint[0]}")
     return done.stdout
+
+
+def best_of(runs: int, work: Callable[[], object]) -> float:
+    """Seconds of the fastest run."""
+    seconds = []
+    for _ in range(runs):
+        started = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
+
+
+def forget_peak_memory() -> None:
+    """Let `core2d.run.peak_memory_gb` begin anew with what the process holds now, where Linux allows that."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def packed_stills(seed: int, count: int) -> tuple[Tensor, Tensor, Tensor]:

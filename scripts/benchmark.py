@@ -1,202 +1,30 @@
 """Time hot operations and whole commands: `python scripts/benchmark.py --suite prior`.
 
-    python scripts/benchmark.py --list
-    python scripts/benchmark.py --only help raster
+    python scripts/benchmark.py --suite mesh --list
+    python scripts/benchmark.py --suite prior --only help raster
 
-Writes benchmarks/speed-prior.json after each item and prints a table of numbers and bars. What was measured before on
+Writes benchmarks/speed-SUITE.json after each item and prints a table of numbers and bars. What was measured before on
 this machine with the same weights, code and versions is not measured again. Run it on a machine that does nothing else:
 each item notes the load that it found. Exit status 1 if a bar is missed or weights are not there yet.
 """
 
 from __future__ import annotations
 
-import argparse
-import itertools
-import json
 import sys
-import tempfile
-import time
-from collections.abc import Callable
-from functools import partial
-from pathlib import Path
-from statistics import median
-from typing import Any
 
-import numpy as np
-import torch
-from _measure import (
-    ROOT,
-    Item,
-    Numbers,
-    ResultFile,
-    add_arguments,
-    command,
-    packed_stills,
-    print_list,
-    print_table,
-    run_items,
-    select,
-    source_of,
-    stock_pipeline,
-)
+import _suite_mesh_speed as mesh
+import _suite_prior_speed as prior
+from _measure import ROOT
+from _suite import follow, suite_parser
 
-from core2d.bundled.scores import GUIDANCE, STEPS
-from core2d.models import assets_folder
-from core2d.raster import rasterize
 from core2d.run import main_guard
-from core2d.text_to_image import TextToImage
-from core2d.toybox import world
-from core2d.toybox.render import render
-from core2d.toybox.scene import moment, still
 
-PICTURES = 2048
-CHUNK = 512  # scenes drawn at a time, as `core2d.toybox.dataset.draw` does
-HELP = {  # number -> program and words
-    "core2d": ("core2d",),
-    "text_to_image": ("core2d", "text-to-image"),
-    "toybox_sheet": ("core2d", "toybox", "sheet"),
-    "toybox_sample": ("core2d", "toybox", "sample"),
-    "toybox_clip": ("core2d", "toybox", "clip"),
-    "models": ("core2d", "models"),
-    "gen3d": ("gen3d",),
-    "genvideo": ("genvideo",),
-}
-
-
-def items_of(assets: Path, seed: int) -> list[Item]:
-    """All items of the suite, for the models in `assets`."""
-    folder = assets / "toybox-sd"
-    return [
-        Item("toybox-images", "64x64 stills a second, 2x2 supersampling, scenes included", partial(toybox_images, seed),
-             at_least={"images_per_second": 400}),
-        Item("toybox-clips", "64x64 frames of clips a second, likewise", partial(toybox_clips, seed),
-             at_least={"frames_per_second": 200}),
-        Item("raster", "the Numba rasteriser against its torch twin", partial(raster, seed),
-             at_most={"different_faces": 0}),
-        Item("text-to-image-1", "one picture, command to file", partial(text_to_image, folder, seed, 1),
-             at_most={"median_seconds": 15}, needs=(folder,)),
-        Item("text-to-image-64", "64 pictures, command to files", partial(text_to_image, folder, seed, 64),
-             at_most={"median_seconds": 35}, needs=(folder,)),
-        Item("help", "seconds of --help, best of five", help_seconds, at_most=dict.fromkeys(HELP, 0.5)),
-        Item("step", "a guided denoising step, ours against stock diffusers", partial(step, folder, seed),
-             needs=(folder,)),
-    ]  # fmt: skip
-
-
-# -- items -----------------------------------------------------------------------------------------------------
-
-
-def toybox_images(seed: int) -> Numbers:
-    return {"images_per_second": PICTURES / best_of(5, lambda: draw(lambda i: still(seed, i))), "images": PICTURES}
-
-
-def toybox_clips(seed: int) -> Numbers:
-    seconds = best_of(5, lambda: draw(lambda i: moment(seed, i // 16, i % 16, 16)))
-    return {"frames_per_second": PICTURES / seconds, "frames": PICTURES}
-
-
-def draw(scene_of: Callable[[int], Any]) -> None:
-    for start in range(0, PICTURES, CHUNK):
-        render([scene_of(i) for i in range(start, start + CHUNK)], size=64, supersampling=2)
-
-
-def raster(seed: int) -> Numbers:
-    """Both backends on the same four Toybox meshes at 128x128, which is 64x64 with 2x2 samples."""
-    scene = packed_stills(seed, 4)
-    drawn = {name: rasterize(*scene, 128, 128, backend=name) for name in ("numba", "torch")}  # warms up, too
-    # every pixel of the twin looks at every triangle: seconds, so twice will do
-    seconds = {name: best_of(runs, partial(rasterize, *scene, 128, 128, backend=name))
-               for name, runs in (("numba", 20), ("torch", 2))}  # fmt: skip
-    return {
-        "triangles": len(scene[1]),
-        "numba_ms": 1e3 * seconds["numba"],
-        "torch_ms": 1e3 * seconds["torch"],
-        "torch_over_numba": seconds["torch"] / seconds["numba"],
-        "different_faces": int((drawn["numba"].face != drawn["torch"].face).sum()),
-    }
-
-
-def text_to_image(folder: Path, seed: int, count: int) -> Numbers:
-    """Wall clock of the command in a process of its own, imports, loading and files included; three runs."""
-    seconds, reports = [], []
-    for _ in range(3):
-        with tempfile.TemporaryDirectory() as outputs:
-            words = ["text-to-image", "a red mug", "--model", folder, "--device", "cpu", "--steps", STEPS,
-                     "--cfg", GUIDANCE, "--num-images", count, "--seed", seed, "--json",
-                     "-o", Path(outputs) / "out.png"]  # fmt: skip
-            started = time.perf_counter()
-            said = command("core2d", *words)
-            seconds.append(time.perf_counter() - started)
-            reports.append(json.loads(said))
-    peak = max(report["peak_memory_gb"] for report in reports)
-    return {"best_seconds": min(seconds), "median_seconds": median(seconds), "peak_memory_gb": peak}
-
-
-def help_seconds() -> Numbers:
-    return {name: best_of(5, partial(command, *words, "--help")) for name, words in HELP.items()}
-
-
-def step(folder: Path, seed: int) -> Numbers:
-    """Median seconds between the ends of two steps, guidance included; ours and stock take turns.
-
-    Stock runs under inference_mode and without a progress bar; both have the same threads, noise, scheduler and
-    number format. Text encoding and decoding lie outside the steps.
-    """
-    ours, stock = TextToImage.from_pretrained(folder), stock_pipeline(folder)
-    numbers: Numbers = {}
-    shape = (ours.backbone.latent_channels, ours.backbone.latent_size, ours.backbone.latent_size)
-    for batch in (1, 8):
-        latents = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(seed))
-        took: dict[str, list[float]] = {"ours": [], "stock": []}
-        for turn, (name, pipeline) in itertools.product(range(4), (("ours", ours), ("stock", stock))):
-            spans = step_spans(pipeline, latents)
-            took[name] += spans if turn else []  # the first turn warms up
-        middle = {name: 1e3 * median(spans) for name, spans in took.items()}
-        numbers |= {f"{name}_ms_batch_{batch}": value for name, value in middle.items()}
-        numbers[f"stock_over_ours_batch_{batch}"] = middle["stock"] / middle["ours"]
-    return numbers
-
-
-def step_spans(pipeline: Any, latents: torch.Tensor) -> list[float]:
-    """Seconds of each step but the first, of a pipeline with diffusers' arguments."""
-    ends: list[float] = []
-
-    def note(_pipeline: Any, _step: int, _t: Any, _tensors: dict[str, Any]) -> dict[str, Any]:
-        ends.append(time.perf_counter())
-        return {}
-
-    with torch.inference_mode():
-        pipeline(
-            ["a red mug"] * len(latents), num_inference_steps=STEPS, guidance_scale=GUIDANCE, latents=latents.clone(),
-            output_type="latent", callback_on_step_end=note,
-        )  # fmt: skip
-    return np.diff(ends).tolist()
-
-
-def best_of(runs: int, work: Callable[[], object]) -> float:
-    """Seconds of the fastest run."""
-    seconds = []
-    for _ in range(runs):
-        started = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - started)
-    return min(seconds)
+SUITES = {"prior": prior.SUITE, "mesh": mesh.SUITE}
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_arguments(parser, world.REPORTING_SEEDS[0])
-    parser.add_argument("--assets", type=Path, default=assets_folder(), help="folder of the models")
-    given = parser.parse_args()
-    items = select(items_of(given.assets.resolve(), given.seed), given.only)
-    results = ResultFile(given.output or ROOT / "benchmarks" / f"speed-{given.suite}.json", given.suite)
-    source = source_of(Path(__file__), given.seed)
-    if given.list:
-        print_list(items, results, source)
-        return 0
-    passed = run_items(items, results, source, given.fresh)
-    print_table(items, results)
-    return 0 if passed else 1
+    given = suite_parser(__doc__, SUITES).parse_args()
+    return follow(given, SUITES[given.suite], ROOT / "benchmarks" / f"speed-{given.suite}.json")
 
 
 if __name__ == "__main__":

@@ -1,30 +1,42 @@
 """See what it does: `python3 scripts/demo.py`. Makes its own environment in `.venv`.
 
-Draws a sheet of pictures from text into `demo/`, with the bundled model: no weights are downloaded.
+Draws pictures from text and makes a textured mesh from a sentence, into `demo/`, with the bundled model: no weights are
+downloaded. The mesh is of draft quality and takes some minutes.
 """
 
 import subprocess
 import sys
+from pathlib import Path
 
 from _setup import ROOT, environment
 
-PROMPTS = [
+FOLDER = ROOT / "demo"
+PICTURES = [
     "a red mug",
     "a striped blue teapot, side view",
     "a yellow duck, on grass",
     "a doll with black hair, a red shirt and blue trousers",
 ]
+OBJECT = "a red chair"
 
 
 def main() -> int:
-    python = environment()
-    output = ROOT / "demo" / "text-to-image.png"
-    core2d = [str(python.parent / "core2d"), "text-to-image"]
-    print(f"drawing {len(PROMPTS)} prompts with the bundled model, a row for each", flush=True)
-    done = subprocess.run([*core2d, *PROMPTS, "--num-images", "4", "-o", str(output)], cwd=ROOT, check=False)
-    if done.returncode == 0:
-        print(f"\nThe pictures are in {output}\nMore: {python.parent / 'core2d'} --help")
-    return done.returncode
+    programs = environment().parent
+    sheet, mesh, film, preview = (FOLDER / name for name in ("text-to-image.png", "mesh.glb", "mesh.mp4", "mesh.png"))
+    print(f"drawing {len(PICTURES)} prompts, a row for each", flush=True)
+    status = run(programs / "core2d", "text-to-image", *PICTURES, "--num-images", "4", "-o", sheet)
+    if status == 0:
+        print(f"\nmaking a mesh of {OBJECT!r}: some minutes", flush=True)
+        files = ("-o", mesh, "--turntable", film, "--preview", preview)
+        status = run(programs / "gen3d", "text-to-mesh", OBJECT, "--quality", "draft", *files)
+    if status == 0:
+        print(f"\npictures       {sheet}\ntextured mesh  {mesh}\nturntable      {film}\npreview        {preview}")
+        print(f"More: {programs / 'core2d'} --help, {programs / 'gen3d'} --help")
+    return status
+
+
+def run(*words: str | Path) -> int:
+    return subprocess.run([str(word) for word in words], cwd=ROOT, check=False).returncode
 
 
 if __name__ == "__main__":

@@ -5,36 +5,28 @@ A table stands between `<!-- NAME -->` and `<!-- /NAME -->`, where NAME is a res
 
 import json
 import re
-from pathlib import Path
+
+from _measure import ROOT, say, table
 
 from core2d.run import atomic_path
 
-ROOT = Path(__file__).resolve().parent.parent
 
-
-def table(path: Path) -> str:
-    """One row for each number of a result file, with its bar."""
-    rows = ["| item | number | measured | bar | |", "|---|---|---|---|---|"]
-    for name, record in json.loads(path.read_text())["items"].items():
-        for number, value in record["numbers"].items():
-            bar = record["bars"].get(number)
-            if bar is None:
-                wanted, verdict = "", ""
-            else:
-                wanted = f">= {bar['at_least']:g}" if "at_least" in bar else f"<= {bar['at_most']:g}"
-                verdict = "met" if bar["passed"] else "**missed**"
-            rows.append(f"| {name} | {number} | {value:.4g} | {wanted} | {verdict} |")
-    return "\n".join(rows)
+def with_tables(text: str, tables: dict[str, str]) -> str:
+    """`text` with each table between its marks; a table that has no marks is left out, and said."""
+    for name, rows in tables.items():
+        marks = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        text, places = marks.subn(lambda found, rows=rows: f"{found[1]}\n{rows}\n\n{found[2]}", text)
+        if not places:
+            say(f"README.md has no place for {name}: it would be between <!-- {name} --> and <!-- /{name} -->")
+    return text
 
 
 def main() -> None:
     readme = ROOT / "README.md"
-    text = readme.read_text()
-    for path in sorted((ROOT / "benchmarks").glob("*.json")):
-        marks = re.compile(rf"(<!-- {path.stem} -->\n).*?(<!-- /{path.stem} -->)", re.DOTALL)
-        text = marks.sub(lambda found, path=path: f"{found[1]}\n{table(path)}\n\n{found[2]}", text)
+    files = sorted((ROOT / "benchmarks").glob("*.json"))
+    tables = {path.stem: table(json.loads(path.read_text())["items"]) for path in files}
     with atomic_path(readme) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(with_tables(readme.read_text(), tables))
 
 
 if __name__ == "__main__":

@@ -52,6 +52,16 @@ class HashGridField(nn.Module):
         """(n,) per metre."""
         return self._density(x, self.density_network(self._encode(x))[:, 0])
 
+    def smooth_density(self, x: Tensor, radius: float) -> Tensor:
+        """(n,) per metre without what is smaller than `radius` metres: numbers, before the activation, are averaged.
+
+        The mean over x and the corners of a cube around it, `radius` away.
+        """
+        corners = torch.tensor(TETRAHEDRON, device=x.device, dtype=x.dtype) / 3**0.5  # (4, 3) unit
+        around = torch.cat([torch.zeros_like(corners[:1]), radius * corners, -radius * corners])  # (9, 3)
+        numbers = torch.stack([self.density_network(self._encode(x + offset))[:, 0] for offset in around])  # (9, n)
+        return self._density(x, numbers.mean(0))
+
     def color(self, x: Tensor, directions: Tensor) -> Tensor:
         """(n, 3) RGB in [0, 1]."""
         encoding = self._encode(x)

@@ -124,7 +124,46 @@ def test_the_table_tells_values_bars_and_verdicts(measure, tmp_path: Path, capsy
     measure.run_items([item], results, SOURCE, False)
     measure.print_table([item], results)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[2:] == ["| vae | psnr | 26.12 | >= 27 | MISSED |", "| vae | pictures | 8 |  |  |"]
+    assert lines[2:] == ["| vae | psnr | 26.12 | >= 27 | **missed** |", "| vae | pictures | 8 |  |  |"]
+
+
+def test_a_number_that_could_not_be_taken_misses_its_bar(measure):
+    item = measure.Item("vae", "", Counter(), at_least={"psnr": 27, "ssim": 0.5})
+    record = {"numbers": {"psnr": 30.0}, "bars": item.bars({"psnr": 30.0})}
+    assert measure.table({"vae": record}).splitlines()[2:] == [
+        "| vae | psnr | 30 | >= 27 | met |", "| vae | ssim | not measured | >= 0.5 | **missed** |"]  # fmt: skip
+
+
+def test_facts_of_samples_are_kept_beside_the_numbers(measure, tmp_path: Path):
+    path, samples = tmp_path / "quality.json", [{"prompt": "a red mug", "right": True}]
+    item = measure.Item("meshes", "", lambda: ({"right": 1}, samples), at_least={"right": 1})
+    for _ in range(2):  # the second time it is read back
+        results = measure.ResultFile(path, "mesh")
+        assert measure.run_items([item], results, SOURCE, False)
+        assert results.records["meshes"]["samples"] == samples and results.records["meshes"]["numbers"] == {"right": 1}
+
+
+def test_parts_of_a_measurement_stay_unless_it_is_to_be_fresh(measure, tmp_path: Path):
+    kept = tmp_path / "parts"
+    kept.mkdir()
+    seen = []
+
+    def count() -> dict[str, float]:
+        seen.append(kept.exists())
+        return {"parts": 1}
+
+    item = measure.Item("meshes", "", count, keeps=kept)
+    for source, fresh in ((SOURCE, False), (SOURCE | {"seed": 2}, False), (SOURCE, True)):
+        measure.run_items([item], measure.ResultFile(tmp_path / "quality.json", "mesh"), source, fresh)
+    assert seen == [True, True, False]
+
+
+def test_tables_find_their_places_in_the_readme(measure, capsys: pytest.CaptureFixture[str]):
+    update = importlib.import_module("update_readme")
+    text = "# A\n<!-- quality-mesh -->\nold\n<!-- /quality-mesh -->\nend\n"
+    found = update.with_tables(text, {"quality-mesh": "| new |", "speed-mesh": "| lost |"})
+    assert found == "# A\n<!-- quality-mesh -->\n\n| new |\n\n<!-- /quality-mesh -->\nend\n"
+    assert "no place for speed-mesh" in capsys.readouterr().err
 
 
 def test_split_folders_come_back_byte_for_byte(measure, weights: Path, tmp_path: Path):

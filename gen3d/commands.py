@@ -1,0 +1,61 @@
+"""The work behind `gen3d export`, `gen3d render` and `gen3d mesh check`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core2d.run import pick_device
+from gen3d.mesh import TexturedMesh, check_mesh, load_mesh, save_mesh
+from gen3d.pictures import in_view, save_turntable, save_views, seen_from
+from gen3d.recipes import ExportRecipe, MeshCheckRecipe, RenderRecipe
+
+Result = tuple[list[Path], Mapping[str, Any]]
+
+
+def export(recipe: ExportRecipe) -> Result:
+    """Follow `gen3d export`."""
+    recipe.check()
+    mesh = mesh_at(recipe.source, pick_device(recipe.device))
+    return save_mesh(recipe.output, mesh), {"faces": len(mesh.faces)}
+
+
+def render(recipe: RenderRecipe) -> Result:
+    """Follow `gen3d render`."""
+    recipe.check()
+    device = pick_device(recipe.device)
+    mesh = in_view(mesh_at(recipe.source, device))
+    outputs = []
+    if recipe.output is not None:
+        pictures = seen_from(mesh, recipe.azimuth, recipe.elevation, recipe.size, device)
+        outputs.append(save_views(recipe.output, pictures))
+    if recipe.turntable is not None:
+        outputs.append(save_turntable(recipe.turntable, mesh, recipe.elevation, recipe.size, device))
+    return outputs, {"faces": len(mesh.faces)}
+
+
+def check(recipe: MeshCheckRecipe) -> Result:
+    """Follow `gen3d mesh check`: the fields of `MeshReport`, problems last."""
+    recipe.check()
+    facts = asdict(check_mesh(load_mesh(recipe.mesh)))
+    if not recipe.json:  # for a person: what does not apply is left out, and sentences stand side by side
+        facts = {name: value for name, value in facts.items() if value is not None}
+        facts["problems"] = " ".join(facts["problems"]) or "none"
+    return [], facts
+
+
+def mesh_at(source: Path, device: torch.device) -> TexturedMesh:
+    """The mesh of a run folder, or of a file.
+
+    Raises:
+        InputError: neither, or no surface in it.
+    """
+    if not source.is_dir():
+        return load_mesh(source)
+    from gen3d.text_to_mesh import mesh_of_run  # brings in the whole optimisation
+
+    return mesh_of_run(source, device)
