@@ -222,7 +222,7 @@ def recipe_of_run(folder: Path, given: TextToMeshRecipe) -> TextToMeshRecipe:
         recipe = TextToMeshRecipe(**(saved | {"resume": None, "json": given.json}))
     except (KeyError, TypeError) as error:
         raise InputError(f"{folder} is a run of another version: start it anew") from error
-    asked = {"turntable": given.turntable, "preview": given.preview}
+    asked: dict[str, Any] = {"turntable": given.turntable, "preview": given.preview}
     if given.device != "auto":
         asked["device"] = given.device
     return replace(recipe, **{name: value for name, value in asked.items() if value is not None})
