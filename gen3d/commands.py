@@ -42,10 +42,16 @@ def check(recipe: MeshCheckRecipe) -> Result:
     """Follow `gen3d mesh check`: the fields of `MeshReport`, problems last."""
     recipe.check()
     facts = asdict(check_mesh(load_mesh(recipe.mesh)))
-    if not recipe.json:  # for a person: what does not apply is left out, and sentences stand side by side
-        facts = {name: value for name, value in facts.items() if value is not None}
-        facts["problems"] = " ".join(facts["problems"]) or "none"
+    if not recipe.json:  # for a person: without what does not apply
+        facts = {name: in_words(value) for name, value in facts.items() if value is not None}
     return [], facts
+
+
+def in_words(value: Any) -> str:
+    """Four digits of a number, several things side by side."""
+    if isinstance(value, tuple):
+        return " ".join(map(in_words, value)) or "none"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def mesh_at(source: Path, device: torch.device) -> TexturedMesh:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from core2d.backbone import Backbone
 from gen3d.recipes import DreamFusionConfig
 
-PROGRAM = 500_000_000  # bytes of Python and its libraries, which live beside the weights on a CPU
+PROGRAM = 600_000_000  # bytes of Python, its libraries and the mesh stage, which share the memory on a CPU
 SAMPLES_A_RAY = 13  # of the ball that a run starts from, over all rays of a picture
 BYTES_A_SAMPLE = 1250  # that a lit sample keeps for the backward pass; in even light it is a third of that
 FINEST_PICTURE = 128  # pixels of a side, at most
