@@ -302,7 +302,7 @@ def test_the_loss_is_the_weighted_squared_error(step: int) -> None:
     loss.backward()
     assert unet.scale.grad is not None
     assert all((p.grad is not None) == bool(step) for p in task.model.camera_token.parameters())  # pyright: ignore
-    assert all(p.grad is None for p in task.encode_text.parameters())  # pyright: ignore[reportFunctionMemberAccess]
+    assert all(p.grad is not None for p in task.encode_text.parameters())  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def test_two_processes_together_have_the_loss_of_one() -> None:

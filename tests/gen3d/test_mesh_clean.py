@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from fast_simplification import simplify
 from helpers.mesh_fields import BOX, mug, soft, sphere
 
 from core2d.errors import InputError
 from gen3d.mesh import TexturedMesh, check_mesh, topology
-from gen3d.mesh.clean import clean, decimate, is_closed, taubin
+from gen3d.mesh.clean import HASTE, clean, decimate, is_closed, taubin
 from gen3d.mesh.iso import extract_surface
 
 
@@ -100,9 +101,26 @@ def test_within_the_budget_nothing_changes() -> None:
 
 def test_where_every_collapse_breaks_it_the_surface_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     vertices, faces = ball()
-    monkeypatch.setattr("gen3d.mesh.clean.simplify", lambda points, triangles, target_count: (points, triangles[1:]))
+    def torn(points: np.ndarray, triangles: np.ndarray, **_: float) -> tuple[np.ndarray, np.ndarray]:
+        return points, triangles[1:]
+
+    monkeypatch.setattr("gen3d.mesh.clean.simplify", torn)
     kept = decimate(vertices, faces, 1000)
     assert np.array_equal(kept[0], vertices) and np.array_equal(kept[1], faces)
+
+
+def test_a_hasty_collapse_that_breaks_the_surface_is_tried_again_with_care(monkeypatch: pytest.MonkeyPatch) -> None:
+    vertices, faces = ball()
+    asked = []
+
+    def torn_in_haste(points: np.ndarray, triangles: np.ndarray, *, target_count: int, agg: float) -> tuple:
+        asked.append((target_count, agg))
+        found = simplify(points, triangles, target_count=target_count, agg=agg)
+        return (found[0], found[1][1:]) if agg == HASTE[0] else found
+
+    monkeypatch.setattr("gen3d.mesh.clean.simplify", torn_in_haste)
+    kept = decimate(vertices, faces, 1000)
+    assert asked == [(1000, agg) for agg in HASTE] and len(kept[1]) <= 1000 and is_closed(kept[1])
 
 
 def test_nothing_to_clean() -> None:
