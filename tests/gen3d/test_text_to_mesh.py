@@ -22,11 +22,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor
 
 from core2d.backbone import Backbone
 from core2d.media import read_image, read_image_text, read_video
-from core2d.run import plain
+from core2d.run import main_guard, plain
 from gen3d import gallery, text_to_mesh
 from gen3d.cli import main
 from gen3d.dreamfusion import DreamFusionTask, Model
@@ -306,6 +307,21 @@ def test_a_full_disk_is_one_line(
     status, told, said = command(*words)
     assert status == 2 and not told and said.splitlines()[-1].startswith("error: no space is left on the disk")
     assert not list(tmp_path.rglob("*.glb")) and not list(tmp_path.rglob(".*.tmp*"))
+
+
+NO_SPACE = os.strerror(errno.ENOSPC)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.EDQUOT, "quota"), SafetensorError(f"I/O error: {NO_SPACE}"), RuntimeError(f"ffmpeg: {NO_SPACE}")],
+)
+def test_a_full_disk_is_known_in_all_languages(capsys: pytest.CaptureFixture[str], error: Exception) -> None:
+    with pytest.raises(SystemExit, match="2"), main_guard():
+        raise error
+    assert capsys.readouterr().err.startswith("error: no space is left on the disk")
+    with pytest.raises(PermissionError), main_guard():
+        raise PermissionError(errno.EACCES, "not yours")
 
 
 # -- memory ----------------------------------------------------------------------------------------------------
