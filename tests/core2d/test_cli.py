@@ -149,7 +149,11 @@ def test_bad_input_from_the_shell(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("program", "known"), [("gen3d", "its commands are text-to-mesh"), ("genvideo", "it has none in this release")]
+    ("program", "known"),
+    [
+        ("gen3d", "its commands are text-to-mesh, export, render, mesh check"),
+        ("genvideo", "it has none in this release"),
+    ],
 )
 def test_a_wrong_command_is_told_the_right_ones(program: str, known: str):
     done = subprocess.run([BIN / program, "make-it"], capture_output=True, text=True, check=False)
