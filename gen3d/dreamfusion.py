@@ -8,7 +8,9 @@ What differs from the paper, and why:
 - with a camera token the prior is told the view exactly; the cameras are then those that it was trained on;
 - plain backgrounds of the prior's world are named in the prompt ("..., on a pink background") and drawn, instead of a
   learned environment: the object cannot hide in a background that changes every step;
-- the light is that of Toybox, fixed to the world, since that is the light the bundled prior knows.
+- the light is that of Toybox, fixed to the world, since that is the light the bundled prior knows;
+- a prior of Toybox is asked without guidance, and the difference is taken between pictures (HiFA, 2305.18766): its
+  words and its camera leave so little open that guidance only leads out of what its autoencoder knows.
 
 `DreamFusionTask` runs in the one training loop, so a killed run goes on to the same bits.
 """
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +51,20 @@ ELEVATIONS = (-10.0, 55.0)  # degrees
 SAMPLES_ACROSS = 96  # steps of a ray through the cube's side
 OCCUPANCY_EVERY = 8  # steps between looks at all cells
 ALBEDO_FIRST = 0.2  # fraction of the steps without shading, while there is no surface yet
-EVEN_LIGHT = 0.72  # of albedo pictures: about what a lit body has on the average
+TIMES = ((0.7, 0.98), (0.1, 0.3))  # noise levels of the first and of the last step, as fractions of the schedule
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How a prior is asked: fields of `ScoreDistillationConfig`."""
+
+    guidance_scale: float
+    rescale: float
+    space: Literal["latent", "image"]
+
+
+EXACT = Manner(1.0, 0.0, "image")  # where background and view are told
+OPEN = Manner(50.0, 0.5, "latent")  # where the prompt leaves most of a picture open; the numbers are MVDream's
 
 
 class Model(nn.Module):
@@ -57,7 +73,7 @@ class Model(nn.Module):
     def __init__(self, seed: int) -> None:
         super().__init__()
         # exp sharpens a surface within hundreds of steps, where softplus stays soft
-        shape = FieldConfig(bound=BOUND, density="exp", blob=5.0, blob_radius=0.45)
+        shape = FieldConfig(bound=BOUND, density="exp", gain=3.0, blob=5.0, blob_radius=0.45)
         self.field = HashGridField(shape, torch.Generator().manual_seed(seed))
         self.occupancy = OccupancyGrid(48, BOUND)
 
@@ -91,12 +107,15 @@ class DreamFusionTask:
         self.in_words = self.views == "words" or not self.prior.has_camera_token
         distillation = PerpNegDistillation if self.in_words else ScoreDistillation
         self.guidance: dict[str, Guidance] = {}  # for each background
+        manner = EXACT if self.prior.has_camera_token else OPEN
+        scale = self.config.guidance_scale
         for word in self._backgrounds():
             settings = ScoreDistillationConfig(
-                guidance_scale=self.config.guidance_scale,
-                rescale=self.config.guidance_rescale,
+                guidance_scale=manner.guidance_scale if scale is None else scale,
+                rescale=manner.rescale,
+                space=manner.space,
                 form="x0",
-                times=TimeRange((0.7, 0.98), (0.1, 0.3), self.config.steps),
+                times=TimeRange(*TIMES, self.config.steps),
                 views="words" if self.in_words else "camera",
                 wording=ViewPrompts("{prompt}, {view} view" + self._setting(word)),
             )
@@ -150,8 +169,8 @@ class DreamFusionTask:
         shaded: bool,
         generator: torch.Generator | None = None,
     ) -> Rendered:
-        """Rays of all pixels of n cameras, camera after camera; albedo in even light, or lit by normals."""
-        shade = _lit if shaded else _even
+        """Rays of all pixels of n cameras, camera after camera; plain albedo, or lit by normals."""
+        shade = _lit if shaded else None
         origins, directions = camera_rays(cameras, size, size)
         return render_rays(
             model.field,
@@ -209,7 +228,3 @@ def orientation(seen: Rendered) -> Tensor:
 def _lit(albedo: Tensor, points: Points) -> Tensor:
     assert points.normal is not None
     return albedo * lit(points.normal)
-
-
-def _even(albedo: Tensor, points: Points) -> Tensor:
-    return EVEN_LIGHT * albedo

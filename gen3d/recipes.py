@@ -33,13 +33,11 @@ class DreamFusionConfig:
     """Pixels of a side until `refine_at`; after that it is the model's own size, or 64 if that is larger."""
     refine_at: float = 0.3
     """Fraction of the steps after which pictures have full size."""
-    guidance_scale: float = 10.0
-    """Classifier-free guidance."""
-    guidance_rescale: float = 0.7
-    """How much of the guided contrast is pulled back, in [0, 1]."""
-    learning_rate: float = 0.01
+    guidance_scale: float | None = None
+    """Classifier-free guidance, instead of the prior's own."""
+    learning_rate: float = 0.03
     """Of Adam, for the grid and the networks."""
-    shaded: float = 0.5
+    shaded: float = 1.0
     """Fraction of steps, after the first fifth, that are lit by normals; the others show albedo in even light."""
     opacity_weight: float = 0.008
     """Keeps empty space empty (mean opacity of rays, against the mean over a latent of the distillation)."""

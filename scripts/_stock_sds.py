@@ -2,7 +2,7 @@
 
 It is what one writes with PyTorch and diffusers and no kernel of one's own: a hash grid that gathers the eight corners
 of each level, `linear` networks, 64 samples on every ray, cumulative products over (rays, 64), and diffusers' own UNet,
-VAE and noise schedule under classifier-free guidance. Field, cameras, pixels, light, losses and optimiser are those of
+VAE and noise schedule. Field, cameras, pixels, light, losses and optimiser are those of
 `gen3d.dreamfusion`. Three things are in its favour: no occupancy grid to keep, fewer samples along the cube's side (64
 from end to end of a ray, where ours has 96 steps), and no camera token, so that its UNet reads a word less.
 """
@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, normalize, relu
 
-from core2d.backbone import rescale_contrast
 from core2d.cameras import Cameras
 from core2d.toybox.light import lit
-from gen3d.dreamfusion import EVEN_LIGHT, binary_entropy
+from gen3d.dreamfusion import binary_entropy
 from gen3d.fields.hash_grid_field import TETRAHEDRON, HashGridField
 from gen3d.kernels.hash_grid import torch_twin
 from gen3d.recipes import DreamFusionConfig
@@ -36,7 +35,7 @@ class StockStep:
         field: what is optimised, in place.
         pipeline: diffusers' StableDiffusionPipeline, whose network predicts the noise.
         prompt: what the pictures should show.
-        config: guidance and weights of the losses.
+        config: weights of the losses.
         bfloat16: whether networks run under autocast.
 
     Raises:
@@ -55,8 +54,7 @@ class StockStep:
         for model in (self.unet, self.vae):
             model.requires_grad_(False).eval()
         with torch.no_grad():
-            wanted, without = pipeline.encode_prompt(prompt, torch.device("cpu"), 1, True)
-        self.words = torch.cat([without, wanted])  # (2, n, d)
+            self.words = pipeline.encode_prompt(prompt, torch.device("cpu"), 1, False)[0]  # (1, n, d)
         self.optimizer = torch.optim.AdamW(
             field.parameters(), config.learning_rate, eps=1e-15, weight_decay=0, fused=True
         )
@@ -108,7 +106,7 @@ class StockStep:
             turned = (weights.detach() * away.square()).sum() / len(t)
             color = albedo * lit(normal)
         else:
-            color = albedo * EVEN_LIGHT
+            color = albedo
         opacity = weights.sum(1)
         return (weights[..., None] * color).sum(1) + (1 - opacity)[:, None] * background, opacity, turned
 
@@ -121,7 +119,7 @@ class StockStep:
         """(n,) the logarithm of density, plus 1, with the ball that every field starts from."""
         config = self.field.config
         ball = config.blob * (1 - x.norm(dim=1) / config.blob_radius)
-        return self.network(encoding, self.field.density_network.weights)[:, 0].float() + ball
+        return config.gain * self.network(encoding, self.field.density_network.weights)[:, 0].float() + ball
 
     def normal(self, x: Tensor) -> Tensor:
         """(n, 3) by finite differences, with the four looks that ours takes."""
@@ -138,22 +136,20 @@ class StockStep:
     # -- score distillation ------------------------------------------------------------------------------------
 
     def distil(self, pictures: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """SDS in the form |z - x0|^2 with w(t) = sigma^2 and rescaled guidance: a scalar.
+        """SDS towards the decoded x0 with w(t) = sigma^2, as ours asks a prior that it tells everything: a scalar.
 
         Args:
             pictures: (n, 3, h, w) of the size that the VAE and the UNet were made for.
             t: (n,) times; noise: (n, c, h, w) of the latents.
         """
-        latents = self.vae.encode(2 * pictures - 1).latent_dist.mean.float() * self.vae.config.scaling_factor
-        noisy = self.scheduler.add_noise(latents.detach(), noise, t)
+        scale = self.vae.config.scaling_factor
         with torch.inference_mode():
-            words = self.words.repeat_interleave(len(latents), 0)  # (2 n, words, d)
-            eps = self.unet(noisy.repeat(2, 1, 1, 1), t.repeat(2), encoder_hidden_states=words).sample.float()
-            without, wanted = eps.chunk(2)
+            latents = self.vae.encode(2 * pictures - 1).latent_dist.mean.float() * scale
+            noisy = self.scheduler.add_noise(latents, noise, t)
+            words = self.words.expand(len(latents), -1, -1)  # (n, words, d)
+            eps = self.unet(noisy, t, encoder_hidden_states=words).sample.float()
             clean = self.scheduler.alphas_cumprod[t].view(-1, 1, 1, 1)  # alpha^2
-            guided, plain = ((noisy - (1 - clean).sqrt() * e) / clean.sqrt()
-                             for e in (without + self.config.guidance_scale * (wanted - without), wanted))  # fmt: skip
-            target = rescale_contrast(guided, plain, self.config.guidance_rescale)
-            gradient = (1 - clean) * (latents - target)
-        wish = (latents - gradient).detach()
-        return 0.5 * (latents - wish).square().sum() / len(latents)
+            x0 = (noisy - (1 - clean).sqrt() * eps) / clean.sqrt()
+            target = (self.vae.decode(x0 / scale).sample.float() / 2 + 0.5).clamp(0, 1)
+        wish = torch.lerp(pictures, target, 1 - clean).detach()
+        return 0.5 * (pictures - wish).square().sum() / len(pictures)

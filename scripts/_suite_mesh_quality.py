@@ -46,7 +46,7 @@ WAYS = (("normal", "auto", 20), ("draft", "auto", 14), ("normal", "words", 14)) 
 TURNED = ("mug", "car", "house", "robot")  # of the turntable in the README
 SHEET_COLUMNS, SHEET_SIDES, SHEET_SIZE = 6, (30.0, 210.0), 128  # meshes in a row, degrees, pixels
 FRAMES, FRAME_SIZE, FRAME_MILLISECONDS, GIF_COLORS = 24, 192, 100, 128
-ORACLE = DreamFusionConfig(steps=300, guidance_scale=1.0, guidance_rescale=0.0)  # exact scores need no guidance
+ORACLE = DreamFusionConfig(steps=300)
 ORACLE_OBJECT = ("chair", "red")
 
 

@@ -67,12 +67,12 @@ def judge_clips(cache: Path, count: int, size: int = 64) -> tuple[np.ndarray, Te
 
 @dataclass
 class PictureJudgeTask:
-    """Three quarters honest pictures, one quarter rejects; all a little blurred, dimmed and grainy."""
+    """Two thirds honest pictures, one third rejects; all a little blurred, dimmed and grainy."""
 
     model: PictureJudge
     pictures: Pictures
     rejects: np.ndarray
-    reject_share: float = 0.25
+    reject_share: float = 0.33
     seed: int = 14
 
     def batch(self, step: int, positions: Tensor, batch_size: int) -> dict[str, Tensor]:

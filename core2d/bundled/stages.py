@@ -203,7 +203,7 @@ def train_judge(family: Family) -> scores.Scores:
     def task(model: PictureJudge) -> judges.PictureJudgeTask:
         # rejects are of endless kinds, and a judge that knows too few of them learns those by heart
         pictures = judges.judge_pictures(family.data, 2 * family.pictures, 64)
-        return judges.PictureJudgeTask(model, pictures, judges.reject_pictures(family.data, family.pictures, 64))
+        return judges.PictureJudgeTask(model, pictures, judges.reject_pictures(family.data, 4 * family.pictures, 64))
 
     return _train_judge(
         family, "judge", "picture", PictureJudge, load_picture_judge, task, judges.PICTURE_RECIPE, scores.judge_scores

@@ -17,7 +17,7 @@ class Guidance(Protocol):
     """Says how rendered images should change: the gradient of its loss is the direction.
 
     A new one either subclasses `ScoreDistillation` and replaces `predict` or `direction`, or is a function from
-    `latents_of` to `loss_of` of its own.
+    `images_for` to `loss_of` of its own.
     """
 
     def __call__(self, images: Tensor, prompt: str, cameras: Cameras | None, step: int) -> tuple[Tensor, Info]:
@@ -32,8 +32,8 @@ class Guidance(Protocol):
         ...
 
 
-def latents_of(prior: Denoiser, images: Tensor, step: int) -> Tensor:
-    """(b, c, h, w) latents of (b, 3, H, H) images, which are first resized to the prior's size; differentiable.
+def images_for(prior: Denoiser, images: Tensor, step: int) -> Tensor:
+    """(b, 3, H, H) images of the prior's size, made of (b, 3, h, h); differentiable.
 
     Raises:
         ValueError: another shape.
@@ -43,20 +43,20 @@ def latents_of(prior: Denoiser, images: Tensor, step: int) -> Tensor:
         raise ValueError(f"guidance needs square images (b, 3, h, h), got {tuple(images.shape)}")
     require_finite(images, f"the rendered images of step {step} hold NaN or infinity: lower the learning rate")
     size = (prior.image_size, prior.image_size)
-    if images.shape[2:] != size:
-        images = F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
-    return prior.encode_images(images)  # the mode of the posterior: one source of noise less
+    if images.shape[2:] == size:
+        return images
+    return F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
 
 
-def loss_of(latents: Tensor, gradient: Tensor) -> Tensor:
-    """The scalar 0.5 |z - sg(z - g)|^2 / b, whose gradient by the latents z is g / b for a given g; both (b, c, h, w).
+def loss_of(values: Tensor, gradient: Tensor) -> Tensor:
+    """The scalar 0.5 |z - sg(z - g)|^2 / b, whose gradient by the values z is g / b for a given g; both (b, c, h, w).
 
     It is written as g (z - sg(z)) + 0.5 |g|^2, which has the same value and gradient but does not lose the low bits
     of a small g in z - g.
     """
     gradient = gradient.detach()
-    still = latents - latents.detach()  # zero, with the derivative of the latents
-    return (gradient * still + 0.5 * gradient.square()).sum() / len(latents)
+    still = values - values.detach()  # zero, with the derivative of the values
+    return (gradient * still + 0.5 * gradient.square()).sum() / len(values)
 
 
 def require_finite(values: Tensor, message: str) -> None:

@@ -3,7 +3,8 @@
     gradient = w(t) (eps_cfg(z_t, t) - eps) dz/dimages,    z_t = alpha_t z + sigma_t eps
 
 The denoiser's own Jacobian is left out: it is only asked what the noise is, without derivatives. The autoencoder's is
-not: the gradient reaches the images through the encoder.
+not: the gradient reaches the images through the encoder. In the space of images there is no encoder to go through:
+the images are drawn towards the decoded x0, as in HiFA (2305.18766 section 3.1).
 
     guidance = ScoreDistillation(prior, ScoreDistillationConfig(guidance_scale=50, form="x0"))
     loss, info = guidance(images, "a red mug", cameras, step)
@@ -20,7 +21,7 @@ from core2d.backbone import Denoiser
 from core2d.cameras import Cameras
 from core2d.errors import InputError
 from core2d.guidance.annealing import TimeRange
-from core2d.guidance.base import Info, latents_of, loss_of, require_finite
+from core2d.guidance.base import Info, images_for, loss_of, require_finite
 from core2d.guidance.view_prompts import ViewPrompts
 from core2d.models.families import TextCondition
 from core2d.schedule import Prediction
@@ -31,6 +32,7 @@ NOISE_STREAM = 1  # so that cameras which a caller draws from (seed, step) have 
 Weighting = Literal["sds", "uniform", "fantasia3d"]
 Form = Literal["eps", "x0"]
 Views = Literal["auto", "camera", "words"]
+Space = Literal["latent", "image"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,9 @@ class ScoreDistillationConfig:
         negative_prompt: what stands in for "no prompt".
         weighting: w(t) = sigma_t^2 ("sds"), 1 ("uniform") or sqrt(abar_t) (1 - abar_t) ("fantasia3d", 2303.13873).
         form: what w(t) multiplies: eps_cfg - eps, or z - x0_cfg, which is sigma_t / alpha_t times as much.
+        space: where the difference is taken: between latents, or between the images and the decoded x0_cfg, which
+            needs the form "x0". The gradient of the encoder has fine patterns that change latents much and images
+            little; without it an image cannot please the prior with colours that it does not have.
         times: noise levels, and how they move.
         views: the camera token where the prior has one and words elsewhere ("auto"); or what is asked for.
         wording: of the view, where words are used.
@@ -57,6 +62,7 @@ class ScoreDistillationConfig:
     negative_prompt: str = ""
     weighting: Weighting = "sds"
     form: Form = "eps"
+    space: Space = "latent"
     times: TimeRange = field(default_factory=TimeRange)
     views: Views = "auto"
     wording: ViewPrompts = field(default_factory=ViewPrompts)
@@ -64,9 +70,11 @@ class ScoreDistillationConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.rescale <= 1:
             raise InputError(f"a guidance rescale of {self.rescale} is not possible: give 0 to 1")
-        for name, kind in (("weighting", Weighting), ("form", Form), ("views", Views)):
+        for name, kind in (("weighting", Weighting), ("form", Form), ("space", Space), ("views", Views)):
             if getattr(self, name) not in get_args(kind):
                 raise InputError(f"unknown {name} {getattr(self, name)!r}: give {', '.join(get_args(kind))}")
+        if self.space == "image" and self.form != "x0":
+            raise InputError('in the space of images, distillation has the form "x0" only')
 
 
 class ScoreDistillation:
@@ -93,15 +101,18 @@ class ScoreDistillation:
             ValueError: images that are not (b, 3, h, h), or neither one camera nor b.
             InputError: images or predictions that are not finite, or a prompt that is too long.
         """
-        latents = latents_of(self.prior, images, step)  # (b, c, h, w)
+        images = images_for(self.prior, images, step)  # (b, 3, H, W)
+        in_images = self.config.space == "image"
+        latents = self.prior.encode_images(images.detach() if in_images else images)  # (b, c, h, w)
         if cameras is not None and len(cameras) not in (1, len(latents)):
             raise ValueError(f"{len(cameras)} cameras for {len(latents)} images; give one, or one for each")
         with torch.no_grad():
             t, noise = self.draw(latents, step)
             prediction = self.predict(self.prior.add_noise(latents, noise, t), t, prompt, cameras)
-            gradient = self.weight(prediction) * self.direction(prediction, latents, noise)
+            away = images - self.prior.decode(prediction.x0) if in_images else self.direction(prediction, latents, noise)
+            gradient = self.weight(prediction) * away
         require_finite(gradient, f"the prior's prediction at step {step} holds NaN or infinity: use dtype float32")
-        return loss_of(latents, gradient), {"t": t, "gradient_norm": gradient.flatten(1).norm(dim=1)}
+        return loss_of(images if in_images else latents, gradient), {"t": t, "gradient_norm": gradient.flatten(1).norm(dim=1)}
 
     def draw(self, latents: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """Times (b,) and noise (b, c, h, w) of a step, the same on every device."""
@@ -113,8 +124,10 @@ class ScoreDistillation:
     def predict(self, x_t: Tensor, t: Tensor, prompt: str, cameras: Cameras | None) -> Prediction:
         """What the guided prior makes of x_t (b, c, h, w) at t (b,)."""
         condition, camera = self.view(prompt, cameras)
-        unconditional = self.prior.encode_text([self.config.negative_prompt])
         scale, rescale = self.config.guidance_scale, self.config.rescale
+        if scale == 1:
+            return self.prior.predict(x_t, t, condition, camera)
+        unconditional = self.prior.encode_text([self.config.negative_prompt])
         return self.prior.predict_cfg(x_t, t, condition, unconditional, scale, rescale, camera, rescale_on="x0")
 
     def view(self, prompt: str, cameras: Cameras | None) -> tuple[TextCondition, Cameras | None]:

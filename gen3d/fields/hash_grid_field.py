@@ -46,11 +46,11 @@ class HashGridField(nn.Module):
         """Density (n,) and colour (n, 3) at x (n, 3), seen along directions (n, 3); the encoding is shared."""
         encoding = self._encode(x)
         numbers = self.density_network(encoding)
-        return self._density(x, numbers[:, 0]), self._color(encoding, numbers, directions)
+        return self._density(x, self.config.gain * numbers[:, 0]), self._color(encoding, numbers, directions)
 
     def density(self, x: Tensor) -> Tensor:
         """(n,) per metre."""
-        return self._density(x, self.density_network(self._encode(x))[:, 0])
+        return self._density(x, self._number(x))
 
     def smooth_density(self, x: Tensor, radius: float) -> Tensor:
         """(n,) per metre without what is smaller than `radius` metres: numbers, before the activation, are averaged.
@@ -59,7 +59,7 @@ class HashGridField(nn.Module):
         """
         corners = torch.tensor(TETRAHEDRON, device=x.device, dtype=x.dtype) / 3**0.5  # (4, 3) unit
         around = torch.cat([torch.zeros_like(corners[:1]), radius * corners, -radius * corners])  # (9, 3)
-        numbers = torch.stack([self.density_network(self._encode(x + offset))[:, 0] for offset in around])  # (9, n)
+        numbers = torch.stack([self._number(x + offset) for offset in around])  # (9, n)
         return self._density(x, numbers.mean(0))
 
     def color(self, x: Tensor, directions: Tensor) -> Tensor:
@@ -88,11 +88,14 @@ class HashGridField(nn.Module):
 
     def number(self, x: Tensor) -> Tensor:
         """(n,) what the activation turns into density: the network's number and the blob."""
-        return self.density_network(self._encode(x))[:, 0] + self._blob(x)
+        return self._number(x) + self._blob(x)
 
     def _encode(self, x: Tensor) -> Tensor:
         unit = (x / (2 * self.config.bound) + 0.5).clamp(0, 1)
         return encode(unit, self.table, self.layout)
+
+    def _number(self, x: Tensor) -> Tensor:
+        return self.config.gain * self.density_network(self._encode(x))[:, 0]
 
     def _blob(self, x: Tensor) -> Tensor | float:
         if not self.config.blob:

@@ -138,7 +138,7 @@ def test_exact_scores_rebuild_a_known_object(tmp_path: Path) -> None:
     view = [[s.view.azimuth, s.view.elevation, s.view.radius] for s in scenes]
     azimuth, elevation, radius = torch.tensor(view).T
     oracle = OracleBackbone(pictures, captions, orbit(azimuth, elevation, radius), select=str.__eq__)
-    config = DreamFusionConfig(steps=300, guidance_scale=1.0, guidance_rescale=0.0)
+    config = DreamFusionConfig(steps=300)
     task = DreamFusionTask(Model(0), oracle, "a red chair", config)
     result = train(task, training_recipe(config, 0), tmp_path)
     task.model.load_state_dict(result.ema)
