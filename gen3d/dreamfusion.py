@@ -181,6 +181,7 @@ class DreamFusionTask:
             model.step,
             generator=generator,
             normals=shaded,
+            normals_from=0.001,
             shade=shade,
         )
 
