@@ -67,6 +67,11 @@ EXACT = Manner(1.0, 0.0, "image")  # where background and view are told
 OPEN = Manner(50.0, 0.5, "latent")  # where the prompt leaves most of a picture open; the numbers are MVDream's
 
 
+def manner_of(prior: Denoiser) -> Manner:
+    """How to ask a prior: those with a camera token are of Toybox."""
+    return EXACT if prior.has_camera_token else OPEN
+
+
 class Model(nn.Module):
     """What is optimised, and the occupancy grid that follows it."""
 
@@ -107,7 +112,7 @@ class DreamFusionTask:
         self.in_words = self.views == "words" or not self.prior.has_camera_token
         distillation = PerpNegDistillation if self.in_words else ScoreDistillation
         self.guidance: dict[str, Guidance] = {}  # for each background
-        manner = EXACT if self.prior.has_camera_token else OPEN
+        manner = manner_of(self.prior)
         scale = self.config.guidance_scale
         for word in self._backgrounds():
             settings = ScoreDistillationConfig(

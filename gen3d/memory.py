@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from core2d.backbone import Backbone
+from gen3d.dreamfusion import manner_of
 from gen3d.recipes import DreamFusionConfig
 
 PROGRAM = 600_000_000  # bytes of Python, its libraries and the mesh stage, which share the memory on a CPU
@@ -13,7 +14,7 @@ BYTES_A_SAMPLE = 1250  # that a lit sample keeps for the backward pass; in even 
 FINEST_PICTURE = 128  # pixels of a side, at most
 KEPT_IN_RESNET = 6  # feature maps: what each norm, activation and convolution was given, twice
 KEPT_IN_MIDDLE = 27  # feature maps of two such blocks and the attention between them
-ROWS_A_VIEW = {"camera": 2, "words": 4}  # of the denoiser: with and without text; in words Perp-Neg asks for two more
+ROWS_A_VIEW = {"camera": 1, "words": 4}  # of the denoiser: the text; in words Perp-Neg asks for three more
 AT_WORK = 16  # feature maps that a denoiser holds besides its skip connections: the wide layer of a transformer block
 RENDERED_BACKWARD = 2  # the renderer's gradients lie beside what it kept; the encoder's take the place of what it kept
 
@@ -54,7 +55,8 @@ def memory_needed(prior: Backbone, config: DreamFusionConfig, views: str = "auto
     weights = sum(tensor.nbytes for module in modules for tensor in module.state_dict().values())
     pictures = RENDERED_BACKWARD * kept_by_renderer(prior.image_size, config)
     rows = ROWS_A_VIEW["camera" if views == "auto" and prior.has_camera_token else "words"]
-    step = pictures + kept_by_encoder(prior, config.views) + held_by_denoiser(prior, rows * config.views)
+    encoder = kept_by_encoder(prior, config.views) if manner_of(prior).space == "latent" else 0
+    step = pictures + encoder + held_by_denoiser(prior, rows * config.views)
     return Memory(weights, step, PROGRAM if prior.device.type == "cpu" else 0)
 
 

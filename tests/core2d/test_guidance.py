@@ -51,6 +51,7 @@ class ToyPrior(Denoiser):
         self.schedule, self.has_camera_token = matched_schedule(kind), camera_token
         self.scheduler_config = {}
         self.mixing, self.encoder = random(18, 18, seed=1) / 6, random(108, 18, seed=4) / 10
+        self.decoder = random(18, 108, seed=5) / 10
         self.of_text, self.of_view = random(4, 18, seed=2), random(5, 18, seed=3)
         self.conditions: list[TextCondition] = []
         self.views: list[Camera | None] = []
@@ -62,7 +63,7 @@ class ToyPrior(Denoiser):
         return (images.flatten(1) @ self.encoder).view(-1, 2, 3, 3)
 
     def decode(self, latents: Tensor) -> Tensor:
-        raise NotImplementedError
+        return (latents.flatten(1) @ self.decoder).view(-1, 3, 6, 6)
 
     def network(self, x_t: Tensor, t: int | Tensor, condition: TextCondition, camera: Camera | None = None) -> Tensor:
         self.conditions.append(condition)
@@ -184,6 +185,41 @@ def test_the_x0_form_pulls_towards_the_guided_x0():
     alpha, sigma = prior.schedule.alpha_sigma(t, latents)
     expected = (sigma / alpha * (eps - noise)).flatten(1) @ prior.encoder.T / 3
     torch.testing.assert_close(torch.autograd.grad(loss, images)[0].flatten(1), expected)
+
+
+@pytest.mark.parametrize("scale", [1.0, 5.0])
+def test_in_images_the_gradient_points_from_the_decoded_x0(scale: float):
+    """w(t) (x - D(x0)) / b, whatever the encoder's derivative is."""
+    prior, images = ToyPrior(), some_images()
+    guidance = ScoreDistillation(prior, ScoreDistillationConfig(guidance_scale=scale, form="x0", space="image"))
+    t, _, _, _, x0 = by_hand(guidance, images, scale)
+    assert prior.schedule.alphas_cumprod is not None
+    weight = (1 - prior.schedule.alphas_cumprod[t]).view(-1, 1, 1, 1)
+    expected = weight * (images.detach() - prior.decode(x0))
+    torch.testing.assert_close(image_gradient(guidance, images), expected / 3, atol=1e-12, rtol=1e-12)
+
+
+def test_images_of_another_size_are_compared_at_the_size_of_the_prior():
+    prior, images = ToyPrior(), some_images(size=9, count=2)
+    config = ScoreDistillationConfig(form="x0", space="image", weighting="uniform", guidance_scale=1)
+    small = F.interpolate(images, (6, 6), mode="bilinear", antialias=True)
+    _, _, _, _, x0 = by_hand(ScoreDistillation(prior, config), small, 1)
+    loss, _ = ScoreDistillation(prior, config)(images, PROMPT, None, 5)
+    usual = 0.5 * (small - prior.decode(x0)).square().sum() / 2
+    torch.testing.assert_close(loss, usual)
+    torch.testing.assert_close(*(torch.autograd.grad(one, images)[0] for one in (loss, usual)))
+
+
+def test_without_guidance_the_network_is_asked_once_for_each_image():
+    prior = ToyPrior()
+    ScoreDistillation(prior, ScoreDistillationConfig(guidance_scale=1))(some_images(), PROMPT, None, 5)
+    (condition,) = prior.conditions
+    assert torch.equal(condition.tokens, prior.encode_text([PROMPT]).tokens)
+
+
+def test_pictures_have_no_noise_to_compare():
+    with pytest.raises(InputError, match='the form "x0" only'):
+        ScoreDistillationConfig(space="image")
 
 
 def test_rescaling_is_of_x0_for_each_image():

@@ -355,7 +355,7 @@ def test_the_estimate_of_memory_is_within_a_factor_of_two(model: str) -> None:
     task.loss(task.model, task.batch(0, torch.arange(2), 2))  # looks at the cells once
     batch = task.batch(9, torch.arange(2), 2)
     step = kept_bytes(lambda: task.loss(task.model, batch), prior)
-    assert step / 2 <= kept_by_renderer(prior.image_size, config) + kept_by_encoder(prior, 2) <= 2 * step
+    assert step / 2 <= kept_by_renderer(prior.image_size, config) <= 2 * step  # pictures alone: no encoder in it
 
 
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl", "pixart"])
