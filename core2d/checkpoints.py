@@ -19,9 +19,7 @@ def newest_checkpoint(root: Path) -> Path | None:
     return max(filter(_complete, root.glob("step-*")), key=_step_of, default=None)
 
 
-def write_checkpoint(
-    root: Path, step: int, tensors: dict[str, dict[str, Tensor]], facts: dict[str, object]
-) -> None:
+def write_checkpoint(root: Path, step: int, tensors: dict[str, dict[str, Tensor]], facts: dict[str, object]) -> None:
     """Write `root/step-NNNNNN/`, whole or absent whenever the process is killed; then drop the oldest."""
     with atomic_path(root / f"step-{step:06d}") as temporary:
         temporary.mkdir()

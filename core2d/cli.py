@@ -80,9 +80,7 @@ def describe_model(folder: Path) -> dict[str, Any]:
 # -- any program ---------------------------------------------------------------------------------------
 
 
-def run_program(
-    name: str, about: str, commands: Mapping[str, Command], arguments: Sequence[str] | None = None
-) -> None:
+def run_program(name: str, about: str, commands: Mapping[str, Command], arguments: Sequence[str] | None = None) -> None:
     """Find the command that `arguments` begin with, read its recipe, follow it and report.
 
     Args:
@@ -111,9 +109,7 @@ def run_program(
         report(outputs, metrics, getattr(recipe, "seed", None), started, recipe.json)
 
 
-def answer_without_command(
-    name: str, about: str, commands: Mapping[str, Command], words: Sequence[str]
-) -> None:
+def answer_without_command(name: str, about: str, commands: Mapping[str, Command], words: Sequence[str]) -> None:
     """Help for a program or for a group such as `toybox`; anything else is an error."""
     group = [word for word in words if word not in ("-h", "--help")]
     prefix = " ".join(group)

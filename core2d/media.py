@@ -71,9 +71,7 @@ def image_grid(images: "torch.Tensor | np.ndarray", columns: int | None = None) 
     return grid.reshape(rows * height, columns * width, channels)
 
 
-def save_image(
-    path: str | Path, image: "torch.Tensor | np.ndarray", text: Mapping[str, Any] | None = None
-) -> Path:
+def save_image(path: str | Path, image: "torch.Tensor | np.ndarray", text: Mapping[str, Any] | None = None) -> Path:
     """Write one picture, or a batch as a grid, in the format that the name ends in.
 
     Args:

@@ -18,9 +18,7 @@ from core2d.run import IMAGE_SUFFIXES, check_output
 LONGEST_PROMPT = 1000  # characters; no text encoder that we know reads as much
 
 Output = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
-Prompts = Annotated[
-    tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PROMPT...", help_behavior_hint="")
-]
+Prompts = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PROMPT...", help_behavior_hint="")]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -249,9 +249,7 @@ def fail(message: str) -> NoReturn:
     raise SystemExit(2)
 
 
-def report(
-    outputs: Sequence[Path], metrics: Mapping[str, Any], seed: int | None, started: float, json: bool
-) -> None:
+def report(outputs: Sequence[Path], metrics: Mapping[str, Any], seed: int | None, started: float, json: bool) -> None:
     """Say what a command did, on stdout: one JSON object, or a few lines for a person.
 
     Args:

@@ -1,6 +1,6 @@
 """Many prompts, one folder: a mesh and a run for each, and a contact sheet of all. It may be stopped and started again.
 
-    meshes/a-red-mug.glb   meshes/a-red-mug.run/   ...   meshes/contact-sheet.png
+meshes/a-red-mug.glb   meshes/a-red-mug.run/   ...   meshes/contact-sheet.png
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """From a sentence to a textured mesh: DreamFusion, then the mesh stage. The work behind `gen3d text-to-mesh`.
 
-    mesh, build = text_to_mesh("a red mug", Backbone.load("toybox-sd"), Path("mug.run"))
-    save_mesh("mug.glb", mesh)
+mesh, build = text_to_mesh("a red mug", Backbone.load("toybox-sd"), Path("mug.run"))
+save_mesh("mug.glb", mesh)
 """
 
 from __future__ import annotations

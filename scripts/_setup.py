@@ -31,9 +31,7 @@ def environment(extra: str = "") -> Path:
             venv.create(FOLDER, with_pip=True)
         except subprocess.CalledProcessError:  # half an environment would look whole the next time
             shutil.rmtree(FOLDER)
-            sys.exit(
-                "error: this Python makes no environments with pip (on Debian: apt install python3-venv)"
-            )
+            sys.exit("error: this Python makes no environments with pip (on Debian: apt install python3-venv)")
     wanted = hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()
     stamp = FOLDER / f"liftkit-{extra or 'plain'}.sha256"
     if not (stamp.exists() and stamp.read_text() == wanted):
@@ -53,6 +51,4 @@ def install(python: Path, extra: str) -> None:
 
 
 def has_nvidia_driver() -> bool:
-    return bool(
-        shutil.which("nvidia-smi") or ctypes.util.find_library("cuda") or Path("/proc/driver/nvidia").exists()
-    )
+    return bool(shutil.which("nvidia-smi") or ctypes.util.find_library("cuda") or Path("/proc/driver/nvidia").exists())

@@ -102,9 +102,7 @@ def batch_of(assets: Path, seed: int, quality: str, views: str, colors: dict[str
     return Batch(colors, quality, views, assets, seed, work / f"{quality}-{views}")
 
 
-def mesh_item(
-    batch: Batch, at_least: dict[str, float] | None = None, at_most: dict[str, float] | None = None
-) -> Item:
+def mesh_item(batch: Batch, at_least: dict[str, float] | None = None, at_most: dict[str, float] | None = None) -> Item:
     """What measures a batch: meshes-normal, meshes-draft, meshes-words-normal."""
     name = "-".join(["meshes", *(["words"] if batch.views == "words" else []), batch.quality])
     told = "in words" if batch.views == "words" else "by the camera token"

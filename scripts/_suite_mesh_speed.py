@@ -124,9 +124,7 @@ def sds_step(folder: Path, seed: int) -> Numbers:
 def our_steps(task: DreamFusionTask, batches: list[dict[str, Tensor]]) -> float:
     """Mean seconds of a step of the task; the first one is taken twice, to warm up."""
     model = task.model.train()
-    optimizer = torch.optim.AdamW(
-        model.parameters(), task.config.learning_rate, eps=1e-15, weight_decay=0, fused=True
-    )
+    optimizer = torch.optim.AdamW(model.parameters(), task.config.learning_rate, eps=1e-15, weight_decay=0, fused=True)
 
     def step(batch: dict[str, Tensor]) -> None:
         optimizer.zero_grad()

@@ -23,12 +23,8 @@ def python(program: str, **settings: object) -> str:
 
 @pytest.mark.parametrize("package", ["core2d", "gen3d", "genvideo"])
 def test_importing_a_package_costs_nothing(package: str):
-    loaded = python(
-        f"import sys; before = set(sys.modules); import {package}; print(*set(sys.modules) - before)"
-    )
-    outside = {
-        name for name in loaded.split() if name.split(".")[0] not in (*sys.stdlib_module_names, package)
-    }
+    loaded = python(f"import sys; before = set(sys.modules); import {package}; print(*set(sys.modules) - before)")
+    outside = {name for name in loaded.split() if name.split(".")[0] not in (*sys.stdlib_module_names, package)}
     assert outside <= {"core2d"}
 
 
@@ -112,9 +108,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def digests(folder: Path) -> dict[str, str]:
     files = [path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files
-    }
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def test_a_wheel_holds_the_packages_the_assets_and_nothing_else(wheel: Path):
@@ -125,11 +119,7 @@ def test_a_wheel_holds_the_packages_the_assets_and_nothing_else(wheel: Path):
         "liftkit-0.1.0.dist-info",
     }
     for package in ("core2d", "gen3d", "genvideo"):
-        found = {
-            name: digest
-            for name, digest in digests(wheel / package).items()
-            if not name.startswith("_assets/")
-        }
+        found = {name: digest for name, digest in digests(wheel / package).items() if not name.startswith("_assets/")}
         assert found == digests(ROOT / package) and "py.typed" in found
     assert digests(wheel / "core2d" / "_assets") == digests(ROOT / "assets")
     licenses = {path.name for path in (wheel / "liftkit-0.1.0.dist-info" / "licenses").iterdir()}

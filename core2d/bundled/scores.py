@@ -113,9 +113,7 @@ def view_scores(pipeline: TextToImage, judge: PictureJudge, seed: int, guidance:
     prompts = [f"{_prompt(name, color)}, {view} view" for name, color, view in asked]
     verdict = judge.judge(draw_samples(pipeline, prompts, seed, guidance))
     right = verdict.views == torch.tensor([world.VIEWS.index(view) for _, _, view in asked])
-    each = {
-        f"view_{view}": _share(right[[i for i, row in enumerate(asked) if row[2] == view]]) for view in world.VIEWS
-    }
+    each = {f"view_{view}": _share(right[[i for i, row in enumerate(asked) if row[2] == view]]) for view in world.VIEWS}
     return {"view_word": _share(right), **each}
 
 

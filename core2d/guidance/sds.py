@@ -104,15 +104,15 @@ class ScoreDistillation:
         images = images_for(self.prior, images, step)  # (b, 3, H, W)
         in_images = self.config.space == "image"
         latents = self.prior.encode_images(images.detach() if in_images else images)  # (b, c, h, w)
+        compared = images if in_images else latents
         if cameras is not None and len(cameras) not in (1, len(latents)):
             raise ValueError(f"{len(cameras)} cameras for {len(latents)} images; give one, or one for each")
         with torch.no_grad():
             t, noise = self.draw(latents, step)
             prediction = self.predict(self.prior.add_noise(latents, noise, t), t, prompt, cameras)
-            away = images - self.prior.decode(prediction.x0) if in_images else self.direction(prediction, latents, noise)
-            gradient = self.weight(prediction) * away
+            gradient = self.weight(prediction) * self.direction(prediction, compared, noise)
         require_finite(gradient, f"the prior's prediction at step {step} holds NaN or infinity: use dtype float32")
-        return loss_of(images if in_images else latents, gradient), {"t": t, "gradient_norm": gradient.flatten(1).norm(dim=1)}
+        return loss_of(compared, gradient), {"t": t, "gradient_norm": gradient.flatten(1).norm(dim=1)}
 
     def draw(self, latents: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """Times (b,) and noise (b, c, h, w) of a step, the same on every device."""
@@ -140,9 +140,11 @@ class ScoreDistillation:
             return self.prior.encode_text([prompt]), cameras
         return self.config.wording.condition(self.prior, prompt, cameras), None
 
-    def direction(self, prediction: Prediction, latents: Tensor, noise: Tensor) -> Tensor:
-        """(b, c, h, w) where the latents should not go, before it is weighted."""
-        return latents - prediction.x0 if self.config.form == "x0" else prediction.eps - noise
+    def direction(self, prediction: Prediction, values: Tensor, noise: Tensor) -> Tensor:
+        """Where the values, latents (b, c, h, w) or images (b, 3, H, W), should not go, before it is weighted."""
+        if self.config.space == "image":
+            return values - self.prior.decode(prediction.x0)
+        return values - prediction.x0 if self.config.form == "x0" else prediction.eps - noise
 
     def weight(self, prediction: Prediction) -> Tensor:
         """(b, 1, 1, 1) w(t), of the signal-to-noise ratio alone: flow matching gets what it would get elsewhere."""

@@ -24,17 +24,17 @@ GROUND_PHRASES = {
 
 
 def object_phrase(name: str, color: str, size: str | None = None, pattern: str | None = None) -> str:
-    """"a small striped red mug"."""
+    """ "a small striped red mug"."""
     return with_article(" ".join(word for word in (size, pattern, color, name) if word))
 
 
 def doll_phrase(hair: str, shirt: str, trousers: str) -> str:
-    """"a doll with black hair, a red shirt and blue trousers"."""
+    """ "a doll with black hair, a red shirt and blue trousers"."""
     return f"a doll with {hair} hair, {with_article(shirt)} shirt and {trousers} trousers"
 
 
 def background_phrase(ground: str | None, background: str) -> str:
-    """"on grass" for a ground, "on a white background" for a plain one."""
+    """ "on grass" for a ground, "on a white background" for a plain one."""
     return GROUND_PHRASES[ground] if ground else f"on {with_article(background)} background"
 
 
@@ -55,7 +55,7 @@ def sentence(
 
 
 def with_article(phrase: str) -> str:
-    """"a red mug", "an orange mug"."""
+    """ "a red mug", "an orange mug"."""
     return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
 
 

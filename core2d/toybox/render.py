@@ -67,9 +67,7 @@ def render(scenes: Sequence[Scene], size: int = 64, supersampling: int = 2) -> R
     face, barycentric, depth = rasterize_arrays(clip, geometry.faces, geometry.face_offsets, samples, samples)
     out = [np.empty((len(scenes), size, size, channels), np.float32) for channels in (3, 4, 1, 3)]
     paint = np.array([[*s.main, *s.second, *s.background] for s in scenes], np.float32)
-    setting = np.array(
-        [[*s.ground_shift, s.floor, math.cos(s.yaw), math.sin(s.yaw)] for s in scenes], np.float32
-    )
+    setting = np.array([[*s.ground_shift, s.floor, math.cos(s.yaw), math.sin(s.yaw)] for s in scenes], np.float32)
     kinds = np.array([[PATTERN_IDS[s.pattern], GROUND_IDS[s.ground]] for s in scenes], np.int32)
     _shade(
         face, barycentric, depth, geometry.faces, geometry.face_part, geometry.rest, geometry.normal,
@@ -257,9 +255,7 @@ def _shade(face, barycentric, depth, faces, face_part, rest, normal, part_color,
                                 u = np.float32((x + 0.5) / samples * 2.0 - 1.0) / f
                                 v = np.float32(1.0 - (y + 0.5) / samples * 2.0) / f
                                 where, shadowed = setting[image], part == -1
-                                cr, cg, cb = _ground(
-                                    ground, u, v, eye[image], axes[image], where, shadowed, cr, cg, cb
-                                )
+                                cr, cg, cb = _ground(ground, u, v, eye[image], axes[image], where, shadowed, cr, cg, cb)
                             r += cr
                             g += cg
                             b += cb

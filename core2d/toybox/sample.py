@@ -91,9 +91,19 @@ def _samples(scenes: Sequence[Scene], seed: int, index: int, size: int) -> list[
         pixels = (ndc * [1, -1] + 1) * size / 2
         samples.append(
             Sample(
-                world.VERSION, seed, index, scene, pictures.rgb[i], pictures.rgba[i], pictures.mask[i],
-                pictures.depth[i], pictures.normal[i], matrices[i], float(np.radians(world.FIELD_OF_VIEW)),
-                joints, pixels.astype(np.float32),
+                world.VERSION,
+                seed,
+                index,
+                scene,
+                pictures.rgb[i],
+                pictures.rgba[i],
+                pictures.mask[i],
+                pictures.depth[i],
+                pictures.normal[i],
+                matrices[i],
+                float(np.radians(world.FIELD_OF_VIEW)),
+                joints,
+                pixels.astype(np.float32),
             )
         )
     return samples

@@ -121,9 +121,7 @@ def render_rays(
     )
 
 
-def _normals(
-    field: Field, x: Tensor, along: Tensor, density: Tensor, samples: Samples, least_weight: float
-) -> Tensor:
+def _normals(field: Field, x: Tensor, along: Tensor, density: Tensor, samples: Samples, least_weight: float) -> Tensor:
     """(n, 3) unit normals; of samples that weigh less than `least_weight`, the direction to the camera."""
     if not least_weight:
         return field.normal(x)

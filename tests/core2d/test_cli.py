@@ -211,9 +211,7 @@ def test_models_are_listed_with_size_and_card(
     assert capsys.readouterr().out == "toybox-x: megabytes 4, card The X model\n"
     cli.main(["models", "--json"])
     found = json.loads(capsys.readouterr().out)
-    assert (
-        found["metrics"] == {"toybox-x": {"megabytes": 4.0, "card": "The X model"}} and found["seed"] is None
-    )
+    assert found["metrics"] == {"toybox-x": {"megabytes": 4.0, "card": "The X model"}} and found["seed"] is None
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,7 @@ def noise(*shape: int) -> np.ndarray:
 def ramp(height: int, width: int, channels: int = 3) -> np.ndarray:
     """A picture that lossy formats keep well."""
     y, x = np.mgrid[:height, :width]
-    return np.stack([x * 255 // width, y * 255 // height, (x + y) * 2, 255 - x][:channels], -1).astype(
-        np.uint8
-    )
+    return np.stack([x * 255 // width, y * 255 // height, (x + y) * 2, 255 - x][:channels], -1).astype(np.uint8)
 
 
 # -- pictures ------------------------------------------------------------------------------------------
@@ -138,22 +136,16 @@ def test_exactly_these_frames_at_exactly_this_rate(tmp_path: Path, fps: int | Fr
     assert media.write_video(tmp_path / "clip.mp4", frames, fps) == tmp_path / "clip.mp4"
     back, rate = media.read_video(tmp_path / "clip.mp4")
     assert back.shape == frames.shape and rate == fps
-    assert (
-        np.abs(back.astype(int) - frames).max() <= 3
-    )  # so each is in its place, and BT.709 is read as written
+    assert np.abs(back.astype(int) - frames).max() <= 3  # so each is in its place, and BT.709 is read as written
     assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
 
 
 def test_colours_survive(tmp_path: Path):
-    colours = np.array(
-        [[230, 40, 30], [40, 180, 60], [30, 60, 220], [240, 200, 40], [128, 128, 128]], np.uint8
-    )
+    colours = np.array([[230, 40, 30], [40, 180, 60], [30, 60, 220], [240, 200, 40], [128, 128, 128]], np.uint8)
     frame = np.repeat(np.repeat(colours[None], 16, 0), 16, 1)  # (16, 80, 3)
     media.write_video(tmp_path / "clip.mp4", [frame] * 3, 8)
     back, _ = media.read_video(tmp_path / "clip.mp4")
-    centres = back[:, 8, 8::16].astype(
-        int
-    )  # (3, 5, 3): away from the borders, where colour is at half resolution
+    centres = back[:, 8, 8::16].astype(int)  # (3, 5, 3): away from the borders, where colour is at half resolution
     assert np.abs(centres - colours).max() <= 4
 
 

@@ -35,9 +35,7 @@ def assert_same(one: Fragments, other: Fragments) -> None:
     assert torch.equal(one.depth, other.depth)
 
 
-def assert_agrees_with_rays(
-    fragments: Fragments, scene: Scene, tolerance: float, slack: float = 1e-4
-) -> None:
+def assert_agrees_with_rays(fragments: Fragments, scene: Scene, tolerance: float, slack: float = 1e-4) -> None:
     images, height, width = fragments.face.shape
     for image in range(images):
         rays = cast_rays(scene, image, height, width, slack)
@@ -97,9 +95,7 @@ def test_a_ground_plane_that_passes_under_the_camera(backend: str) -> None:
 @BACKENDS
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 2**31), triangles=st.integers(1, 40), crossing=st.sampled_from([0.0, 0.5]))
-def test_random_triangles_agree_with_ray_casting(
-    backend: str, seed: int, triangles: int, crossing: float
-) -> None:
+def test_random_triangles_agree_with_ray_casting(backend: str, seed: int, triangles: int, crossing: float) -> None:
     scene = soup(seed, triangles, crossing=crossing)
     fragments = rasterize(*scene, height=20, width=28, backend=backend)
     assert_agrees_with_rays(fragments, scene, tolerance=1e-4)

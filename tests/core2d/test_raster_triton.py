@@ -46,12 +46,8 @@ def test_tensors_on_the_cpu_are_refused() -> None:
         "import torch; from core2d.raster import rasterize\n"
         "rasterize(torch.ones(3, 4), torch.tensor([[0, 1, 2]]), torch.tensor([0, 1]), 4, 4, 'triton')\n"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
-    assert result.stderr.strip().endswith(
-        "ValueError: the triton raster backend needs CUDA tensors; clip is on cpu"
-    )
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert result.stderr.strip().endswith("ValueError: the triton raster backend needs CUDA tensors; clip is on cpu")
 
 
 @pytest.mark.cuda
@@ -61,9 +57,7 @@ def test_the_kernel_equals_the_twin_on_a_gpu() -> None:
     cases = {**scenes(), "many": (soup(20, triangles=400, images=4, size=0.2, crossing=0.1), 100, 130)}
     for name, (scene, height, width) in cases.items():
         once, again = (draw_on_gpu(scene, height, width) for _ in range(2))
-        assert set(distance(once, again).values()) <= {0, int(again.mask.sum())}, (
-            f"{name} varies between runs"
-        )
+        assert set(distance(once, again).values()) <= {0, int(again.mask.sum())}, f"{name} varies between runs"
         apart = distance(once, rasterize(*scene, height, width, backend="torch"))
         assert apart["faces"] == 0, f"{name}: {apart}"
         assert max(apart["barycentric"], apart["depth"]) <= 1e-6, f"{name}: {apart}"

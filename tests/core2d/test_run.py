@@ -173,9 +173,7 @@ def test_the_report_is_exactly_one_object(capsys: pytest.CaptureFixture[str]):
 
 
 def test_the_report_for_a_person(capsys: pytest.CaptureFixture[str]):
-    run.report(
-        [Path("out.png")], {"psnr": 31.23456, "views": {"right": 7}}, 3, time.perf_counter(), json=False
-    )
+    run.report([Path("out.png")], {"psnr": 31.23456, "views": {"right": 7}}, 3, time.perf_counter(), json=False)
     assert capsys.readouterr().out == "psnr: 31.23\nviews: right 7\nwrote out.png (0.0 s)\n"
 
 

@@ -313,9 +313,7 @@ def test_it_learns_and_only_matrices_decay(tmp_path: Path) -> None:
     biases = {name: p.detach().clone() for name, p in task.model.named_parameters() if p.ndim == 1}
     matrix = task.model.head.weight.detach().clone()
     task.loss = lambda model, batch: (sum(p.sum() for p in model.parameters()) * 0.0, {})
-    decaying = recipe(
-        1, learning_rate=0.1, warmup_steps=0, weight_decay=0.5, final_learning_rate_fraction=1.0
-    )
+    decaying = recipe(1, learning_rate=0.1, warmup_steps=0, weight_decay=0.5, final_learning_rate_fraction=1.0)
     train(task, decaying, tmp_path / "decay")
     for name, p in task.model.named_parameters():
         if p.ndim == 1:

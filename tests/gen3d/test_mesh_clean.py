@@ -101,6 +101,7 @@ def test_within_the_budget_nothing_changes() -> None:
 
 def test_where_every_collapse_breaks_it_the_surface_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     vertices, faces = ball()
+
     def torn(points: np.ndarray, triangles: np.ndarray, **_: float) -> tuple[np.ndarray, np.ndarray]:
         return points, triangles[1:]
 

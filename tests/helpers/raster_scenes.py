@@ -54,9 +54,7 @@ def jittered_grid(seed: int, cells: int) -> Scene:
     return Scene(clip, faces, torch.tensor([0, len(faces)], dtype=torch.int32))
 
 
-def cast_rays(
-    scene: Scene, image: int, height: int, width: int, slack: float = 1e-4, near: float = 1e-4
-) -> Rays:
+def cast_rays(scene: Scene, image: int, height: int, width: int, slack: float = 1e-4, near: float = 1e-4) -> Rays:
     """Intersect every ray with every triangle in float64 (Moller and Trumbore 1997).
 
     (clip x, clip y, w) is a space in which the camera sits at 0 and a ray through NDC (x, y) is t (x, y, 1),

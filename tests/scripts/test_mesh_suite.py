@@ -258,9 +258,7 @@ def test_the_stock_step_asks_what_ours_asks(load: Callable[[str], Any], tiny_fol
     folder = tiny_folder("sd1")
     prior = Backbone.load(folder)
     config = DreamFusionConfig()
-    stock = load("_stock_sds").StockStep(
-        uneven_field(), load("_measure").stock_pipeline(folder), "a red mug", config
-    )
+    stock = load("_stock_sds").StockStep(uneven_field(), load("_measure").stock_pipeline(folder), "a red mug", config)
     side = prior.image_size
     pictures = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0)).requires_grad_()
     ours = ScoreDistillation(prior, ScoreDistillationConfig(
