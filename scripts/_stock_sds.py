@@ -151,5 +151,5 @@ class StockStep:
             clean = self.scheduler.alphas_cumprod[t].view(-1, 1, 1, 1)  # alpha^2
             x0 = (noisy - (1 - clean).sqrt() * eps) / clean.sqrt()
             target = (self.vae.decode(x0 / scale).sample.float() / 2 + 0.5).clamp(0, 1)
-        wish = torch.lerp(pictures, target, 1 - clean).detach()
+            wish = torch.lerp(pictures, target, 1 - clean)
         return 0.5 * (pictures - wish).square().sum() / len(pictures)

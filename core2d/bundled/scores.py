@@ -145,8 +145,10 @@ def judge_scores(judge: PictureJudge, seed: int, size: int = 64, count: int = 40
     false = judge.judge(torch.from_numpy(draw_rejects(seed, range(rejects), size)).permute(0, 3, 1, 2))
     rejected = false.classes == REJECT
     kinds = ("blob", "chimera", "two-coloured", "noisy")
+    right = _share(verdict.classes == labels[:, 0])
     return {
-        "class": _share(verdict.classes == labels[:, 0]),
+        "balanced": (right + _share(rejected)) / 2,  # of two answers, each of which is easily better alone
+        "class": right,
         "color": _share(verdict.colors == labels[:, 1]),
         "view": _share((verdict.views == labels[:, 2])[viewed]),
         "azimuth": _share((verdict.azimuths == labels[:, 3])[fronted]),

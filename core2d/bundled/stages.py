@@ -250,7 +250,7 @@ STAGES = {
     for stage in (
         Stage("vae", "toybox-sd", train_vae, "psnr", "autoencoder of the prior"),
         Stage("clip", "toybox-clip", train_clip, "image_to_text_top1", "text and image towers"),
-        Stage("judge", "toybox-judge", train_judge, "class", "reads class, colour and view of a picture"),
+        Stage("judge", "toybox-judge", train_judge, "balanced", "reads class, colour and view of a picture"),
         Stage("prior", "toybox-sd", train_prior, "both", "text-to-image UNet with its camera token"),
         Stage("motion-judge", "toybox-judge", train_motion_judge, "motion", "reads the motion of a clip"),
     )

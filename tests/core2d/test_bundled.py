@@ -298,7 +298,7 @@ class FakeTraining:
     def score(self, judge: PictureJudge, seed: int) -> scores.Scores:
         assert seed in world.TUNING_SEEDS and not judge.training
         self.calls += 1
-        return {"class": self.found[self.calls - 1], "rejected_blob": 0.125}
+        return {"balanced": self.found[self.calls - 1], "rejected_blob": 0.125}
 
 
 def judge_family(folder: Path, **changes: Any) -> stages.Family:
@@ -317,7 +317,7 @@ def test_only_better_weights_are_kept_and_the_card_tells_all(tmp_path: Path, mon
     assert stages.state_of(family, stage)["state"] == "not trained"
     for weight, score in ((0, 0.5), (0, 0.5), (2, 0.75)):  # the second training was worse
         stage.run(family)
-        assert kept_weight(family) == weight and stages.state_of(family, stage)["class"] == score
+        assert kept_weight(family) == weight and stages.state_of(family, stage)["balanced"] == score
         assert f"| judge | class | {score} |" in card.read_text()
     lines = json.loads((card.parent / "training.json").read_text())
     assert [line["kept"] for line in lines] == [True, False, True]
@@ -326,7 +326,7 @@ def test_only_better_weights_are_kept_and_the_card_tells_all(tmp_path: Path, mon
     assert text.startswith(f"# {ABOUT['toybox-judge'][0]}\n") and "| judge | rejected_blob | 0.125 |" in text
     assert [text.count(f"| judge | {word} | 4 | 64 |") for word in ("yes", "no")] == [2, 1]
     stage.run(judge_family(tmp_path, fresh=True))  # starts over, whatever was there
-    assert kept_weight(family) == 3 and stages.state_of(family, stage)["class"] == 0.1
+    assert kept_weight(family) == 3 and stages.state_of(family, stage)["balanced"] == 0.1
     assert len(json.loads((card.parent / "training.json").read_text())) == 1
 
 
@@ -358,7 +358,7 @@ def test_all_stages_in_miniature(
         view = None if camera is None else type(camera)(camera.camera_to_world[:2], camera.fov_y[:2])
         return real_samples(pipeline, prompts[:2], seed, guidance, view)[torch.arange(len(prompts)) % 2]
 
-    mains = {"vae_scores": "psnr", "clip_scores": "image_to_text_top1", "judge_scores": "class"}
+    mains = {"vae_scores": "psnr", "clip_scores": "image_to_text_top1", "judge_scores": "balanced"}
     mains |= {"motion_judge_scores": "motion", "prior_scores": "both"}
     real_samples = scores.draw_samples
     monkeypatch.setattr(scores, "draw_samples", few_samples)

@@ -261,8 +261,7 @@ def test_the_stock_step_asks_what_ours_asks(load: Callable[[str], Any], tiny_fol
     stock = load("_stock_sds").StockStep(uneven_field(), load("_measure").stock_pipeline(folder), "a red mug", config)
     side = prior.image_size
     pictures = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    ours = ScoreDistillation(prior, ScoreDistillationConfig(
-        guidance_scale=config.guidance_scale, rescale=config.guidance_rescale, form="x0"))  # fmt: skip
+    ours = ScoreDistillation(prior, ScoreDistillationConfig(guidance_scale=1, form="x0", space="image"))
     loss, _ = ours(pictures, "a red mug", None, 3)
     t, noise = ours.draw(prior.encode_images(pictures.detach()), 3)
     theirs = stock.distil(pictures, t, noise)
