@@ -123,7 +123,7 @@ def picture_judge_task() -> judges.PictureJudgeTask:
     return judges.PictureJudgeTask(PictureJudge((4, 4, 4, 4)), labelled_pictures(), rejects)
 
 
-def test_a_quarter_of_what_the_picture_judge_sees_is_to_be_rejected() -> None:
+def test_a_third_of_what_the_picture_judge_sees_is_to_be_rejected() -> None:
     task = picture_judge_task()
     batch = task.batch(3, torch.arange(16), 16)
     torch.manual_seed(9)
@@ -131,7 +131,7 @@ def test_a_quarter_of_what_the_picture_judge_sees_is_to_be_rejected() -> None:
     for name in ("pictures", "labels"):
         assert torch.equal(torch.cat([half[name] for half in halves]), batch[name])
     rejected = batch["labels"][:, 0] == REJECT
-    assert rejected.sum() == 4 and (batch["labels"][rejected, 1:] == -1).all()
+    assert rejected.sum() == 5 and (batch["labels"][rejected, 1:] == -1).all()
     assert batch["pictures"][rejected].mean() > 0.8 and batch["pictures"][~rejected].mean() < 0.2
     assert (batch["labels"][~rejected] >= 0).all()
     loss, parts = task.loss(task.model, batch)
@@ -318,7 +318,7 @@ def test_only_better_weights_are_kept_and_the_card_tells_all(tmp_path: Path, mon
     for weight, score in ((0, 0.5), (0, 0.5), (2, 0.75)):  # the second training was worse
         stage.run(family)
         assert kept_weight(family) == weight and stages.state_of(family, stage)["balanced"] == score
-        assert f"| judge | class | {score} |" in card.read_text()
+        assert f"| judge | balanced | {score} |" in card.read_text()
     lines = json.loads((card.parent / "training.json").read_text())
     assert [line["kept"] for line in lines] == [True, False, True]
     assert all(line["toybox_version"] == world.VERSION for line in lines)
