@@ -42,7 +42,8 @@ toybox-sd carries a copy of the text tower of its own, which was trained on with
 and with rejects (blobs, chimeras, two-coloured and noisy objects), share no architecture with the generators, and
 only score: they never train a generator, and none of their verdicts picks a sample, a seed or a checkpoint on the
 reported prompts (training keeps the better of two checkpoints by scores on the tuning seeds). The table below counts
-the pictures of a generator: the picture judge sees twice as many, and as many rejects; the motion judge a sixth as
+the pictures of a generator: the picture judge sees twice as many, and four times as many rejects, of which a third of a
+batch is (before its last training a quarter, from as many rejects as pictures or fewer); the motion judge a sixth as
 many clips.
 """,
     ),
