@@ -135,6 +135,61 @@ def opengl_to_opencv(camera_to_world: Tensor) -> Tensor:
     return camera_to_world @ _FLIP_YZ.to(camera_to_world)
 
 
+def colmap_to_opengl(quaternion: Tensor, translation: Tensor) -> Tensor:
+    """(n, 4, 4) camera-to-world matrices of COLMAP's images (its documentation, "Output Format": images.txt).
+
+    Args:
+        quaternion: (n, 4) world-to-camera rotations as (w, x, y, z), of any length above 0; camera axes are OpenCV's.
+        translation: (n, 3) of the same maps: x_camera = R x_world + t.
+    """
+    w, x, y, z = torch.nn.functional.normalize(quaternion, dim=1, eps=0).unbind(1)
+    entries = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+    ]
+    rotation = torch.stack([torch.stack(row, dim=1) for row in entries], dim=1)  # (n, 3, 3) world to camera
+    matrix = torch.eye(4).to(translation).repeat(len(translation), 1, 1)
+    matrix[:, :3, :3] = rotation.mT
+    matrix[:, :3, 3] = -torch.einsum("nij,ni->nj", rotation, translation)
+    return opengl_to_opencv(matrix)
+
+
+def opengl_to_colmap(camera_to_world: Tensor) -> tuple[Tensor, Tensor]:
+    """COLMAP's unit quaternions (n, 4), (w, x, y, z) with w >= 0, and translations (n, 3) of (n, 4, 4) matrices."""
+    matrix = opengl_to_opencv(camera_to_world)
+    rotation = matrix[:, :3, :3].mT
+    (a, b, c), (d, e, f), (g, h, i) = (row.unbind(1) for row in rotation.unbind(1))
+    products = [  # 4 q q^T, of which each row is the quaternion times a number: the longest is the most exact
+        [1 + a + e + i, h - f, c - g, d - b],
+        [h - f, 1 + a - e - i, b + d, c + g],
+        [c - g, b + d, 1 - a + e - i, f + h],
+        [d - b, c + g, f + h, 1 - a - e + i],
+    ]
+    rows = torch.stack([torch.stack(row, dim=1) for row in products], dim=1)  # (n, 4, 4)
+    longest = rows.diagonal(dim1=1, dim2=2).argmax(1)
+    quaternion = torch.nn.functional.normalize(rows[torch.arange(len(rows)), longest], dim=1)
+    quaternion = torch.where(quaternion[:, :1] < 0, -quaternion, quaternion)
+    return quaternion, -torch.einsum("nij,nj->ni", rotation, matrix[:, :3, 3])
+
+
+def llff_to_opengl(pose: Tensor) -> Tensor:
+    """(n, 4, 4) camera-to-world matrices of LLFF's (n, 3, 4), whose columns are [down, right, back | position].
+
+    Source: the section on poses_bounds.npy in the README of Local Light Field Fusion (1905.00889).
+    """
+    down, right, back, position = pose.unbind(2)
+    matrix = torch.eye(4).to(pose).repeat(len(pose), 1, 1)
+    matrix[:, :3] = torch.stack([right, -down, back, position], dim=2)
+    return matrix
+
+
+def opengl_to_llff(camera_to_world: Tensor) -> Tensor:
+    """LLFF's (n, 3, 4) of camera-to-world matrices (n, 4, 4): the inverse of `llff_to_opengl`."""
+    right, up, back, position = camera_to_world[:, :3].unbind(2)
+    return torch.stack([-up, right, back, position], dim=2)
+
+
 def world_to_gltf(points: Tensor) -> Tensor:
     """(..., 3) points from our world (Z up, front +X) to glTF's (Y up, front +Z)."""
     return points @ _TO_Y_UP[:3, :3].to(points).T

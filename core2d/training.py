@@ -52,7 +52,8 @@ class TrainingRecipe:
     ema_decay: float = 0.999  # reached slowly, see `ema_decay`; 0 = no average
     precision: Literal["bf16", "no"] = "bf16"  # of autocast; the weights stay as they are
     seed: int = 0  # of dropout and the like; the data's seed is the task's
-    minutes: float | None = None  # a call stops (and saves) after this long; the schedule still counts steps
+    minutes: float | None = None  # a call stops (and saves) after this long
+    anneal: Literal["steps", "minutes"] = "steps"  # what the schedule counts; minutes are those of all calls together
     checkpoint_every: int = 200  # steps
     log_every: int = 20  # steps
 
@@ -60,6 +61,8 @@ class TrainingRecipe:
         for name in ("steps", "batch_size", "checkpoint_every", "log_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.anneal == "minutes" and self.minutes is None:
+            raise InputError("a schedule that counts minutes needs to know how many: give minutes")
 
 
 class Task(Protocol[Model]):
@@ -109,12 +112,17 @@ def step_generator(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(step_seed(seed, step))
 
 
-def learning_rate(recipe: TrainingRecipe, step: int) -> float:
-    """Rate of the update from `step` to `step + 1`: a linear warm-up, then half a cosine down."""
+def learning_rate(recipe: TrainingRecipe, step: int, seconds: float = 0.0) -> float:
+    """Rate of the update from `step` to `step + 1`: a linear warm-up, then half a cosine down.
+
+    `seconds` have passed before it, which a schedule that counts minutes goes by.
+    """
     count = step + 1
     if count <= recipe.warmup_steps:
         return recipe.learning_rate * count / recipe.warmup_steps
     progress = (count - recipe.warmup_steps) / (recipe.steps - recipe.warmup_steps)  # (0, 1]
+    if recipe.anneal == "minutes" and recipe.minutes is not None:
+        progress = max(progress, min(1.0, seconds / max(60 * recipe.minutes, 1e-9)))
     floor = recipe.final_learning_rate_fraction
     return recipe.learning_rate * (floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2)
 
@@ -166,7 +174,8 @@ def train(
 
     share = recipe.batch_size // processes
     positions = torch.arange(rank * share, (rank + 1) * share)  # (share,) this process's rows
-    deadline = math.inf if recipe.minutes is None else begin + 60 * recipe.minutes
+    spent = seconds_before if recipe.anneal == "minutes" else 0.0  # such a run has so many minutes in all
+    deadline = math.inf if recipe.minutes is None else begin + 60 * recipe.minutes - spent
     interrupted = expired = False
     prepare = torch.no_grad()(lambda step: task.batch(step, positions, recipe.batch_size))
     batches = _batches(prepare, range(saved, recipe.steps), ahead=device.type != "cpu")
@@ -199,7 +208,7 @@ def train(
             if log is not None:
                 log.add(means, recipe.batch_size)
                 if last or state.step % recipe.log_every == 0:
-                    log.write(state.step, learning_rate(recipe, step), state.seconds)
+                    log.write(state.step, state.rate, state.seconds)
             if last or state.step % recipe.checkpoint_every == 0:
                 saved = state.step
                 if main:
@@ -249,7 +258,7 @@ class _State:
     """All that a checkpoint holds: weights, their average, AdamW's moments, the step and the time spent."""
 
     def __init__(self, model: nn.Module, recipe: TrainingRecipe) -> None:
-        self.model, self.recipe, self.step, self.seconds = model, recipe, 0, 0.0
+        self.model, self.recipe, self.step, self.seconds, self.rate = model, recipe, 0, 0.0, 0.0
         self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         decayed = [p for p in self.trained.values() if p.ndim >= 2]
         others = [p for p in self.trained.values() if p.ndim < 2]
@@ -261,8 +270,9 @@ class _State:
 
     def update(self) -> None:
         """One step of AdamW and of the average."""
+        self.rate = learning_rate(self.recipe, self.step, self.seconds)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.recipe, self.step)
+            group["lr"] = self.rate
         self.optimizer.step()
         if self.average:
             now = [p.detach().float() for p in self.trained.values()]

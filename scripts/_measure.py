@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import hashlib
 import json
@@ -189,11 +190,39 @@ def say(line: str) -> None:
 def source_of(script: Path, seed: int, *more: Path) -> Record:
     """What numbers depend on besides the weights; a change of any of it makes them out of date.
 
-    The code is that of core2d, of the script and of `more` (folders and files), read from the files: so an edit that
-    is not committed counts, and a commit of documents does not.
+    The code is that of the script, of `more` (such as the command that it runs), and of all that they import, read
+    from the files: so an edit that is not committed counts, and a commit of other things does not.
     """
-    code = [ROOT / "core2d", script, Path(__file__), *more]
-    return {"seed": seed, "code": hash_files(code, (".py",)), "machine": describe_machine(), "versions": versions()}
+    code = hash_files(imported_files(script, Path(__file__), *more))
+    return {"seed": seed, "code": code, "machine": describe_machine(), "versions": versions()}
+
+
+def imported_files(*entries: Path) -> list[Path]:
+    """`entries` and the files of this repository that they import, at any depth and also inside functions."""
+    found, waiting = set(), [entry.resolve() for entry in entries]
+    while waiting:
+        if (file := waiting.pop()) not in found:
+            found.add(file)
+            waiting += [path for name in imported_names(file) for path in files_of(name)]
+    return sorted(found)
+
+
+def imported_names(file: Path) -> Iterable[str]:
+    """Dotted names in the import statements of a file; of `from a import b` both a and a.b, which may be a module."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def files_of(name: str) -> list[Path]:
+    """The files that importing a dotted name runs, as far as they lie in this repository: packages, then the module."""
+    parts = name.split(".")
+    places = [(root, parts[:depth]) for root in (ROOT, ROOT / "scripts") for depth in range(1, len(parts) + 1)]
+    paths = [path for root, head in places for path in (root.joinpath(*head) / "__init__.py",
+                                                       root.joinpath(*head).with_suffix(".py"))]  # fmt: skip
+    return [path for path in paths if path.is_file()]
 
 
 def describe_machine() -> Record:

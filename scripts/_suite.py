@@ -22,7 +22,7 @@ class Suite:
     Attributes:
         items: all of them, for the models in a folder and a seed.
         script: the file that defines them.
-        code: what else their numbers depend on, besides core2d and `_measure.py`: folders and files.
+        code: files whose work is done in other processes, such as the command that is run.
     """
 
     items: Callable[[Path, int], list[Item]]

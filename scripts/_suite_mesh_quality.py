@@ -277,6 +277,5 @@ def save_gif(path: Path, frames: np.ndarray) -> None:
         pictures[0].save(temporary, save_all=True, append_images=pictures[1:], duration=FRAME_MILLISECONDS, loop=0)
 
 
-CODE = (ROOT / "gen3d",)
-SUITE = Suite(items_of, Path(__file__), CODE)
-TUNING = Suite(tuning_items, Path(__file__), CODE)
+SUITE = Suite(items_of, Path(__file__))
+TUNING = Suite(tuning_items, Path(__file__))

@@ -228,4 +228,4 @@ def both_ways(
     return numba, twin
 
 
-SUITE = Suite(items_of, Path(__file__), (ROOT / "gen3d", Path(__file__).with_name("_stock_sds.py")))
+SUITE = Suite(items_of, Path(__file__), (ROOT / "gen3d" / "text_to_mesh.py",))

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _measure import Item, Numbers, command, say, stock_pipeline
+from _measure import ROOT, Item, Numbers, command, say, stock_pipeline
 from _suite import Suite
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
@@ -210,4 +210,4 @@ def seen_color(name: str, turn: int) -> str:
     return colors[turn % len(colors)]
 
 
-SUITE = Suite(items_of, Path(__file__))
+SUITE = Suite(items_of, Path(__file__), (ROOT / "core2d" / "cli.py",))

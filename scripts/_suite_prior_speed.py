@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _measure import Item, Numbers, best_of, command, packed_stills, stock_pipeline
+from _measure import ROOT, Item, Numbers, best_of, command, packed_stills, stock_pipeline
 from _suite import Suite
 
 from core2d.bundled.scores import GUIDANCE, STEPS
@@ -147,4 +147,4 @@ def step_spans(pipeline: Any, latents: torch.Tensor) -> list[float]:
     return np.diff(ends).tolist()
 
 
-SUITE = Suite(items_of, Path(__file__))
+SUITE = Suite(items_of, Path(__file__), (ROOT / "core2d" / "cli.py",))

@@ -186,7 +186,13 @@ def train_prior(family: Family) -> scores.Scores:
     model.unet.set_attn_processor(AttnProcessor2_0())
     text_encoder.set_attn_implementation("sdpa")
     pipeline = TextToImage(prior.assemble(model, autoencoder, text_encoder, tokenizer))
-    found = prior_and_camera_scores(pipeline, world.TUNING_SEEDS[0], family.assets / "toybox-judge")
+    judge = family.assets / "toybox-judge"
+    found = prior_and_camera_scores(pipeline, world.TUNING_SEEDS[0], judge)
+    before: scores.Scores | None = None
+    if not family.starts_fresh(folder / "unet") and _processes().is_main_process:
+        # the judge and the decoder may be others than those that the noted score was given by
+        shipped = TextToImage.from_pretrained(str(folder))
+        before = prior_and_camera_scores(shipped, world.TUNING_SEEDS[0], judge)
 
     def save() -> None:
         history = _history(folder)
@@ -194,7 +200,7 @@ def train_prior(family: Family) -> scores.Scores:
             pipeline.save_pretrained(temporary, torch.float16)
             write_json(temporary / "training.json", history)
 
-    return _keep(family, "prior", recipe, spent, found, save)
+    return _keep(family, "prior", recipe, spent, found, save, before)
 
 
 def train_judge(family: Family) -> scores.Scores:
@@ -318,13 +324,17 @@ def _keep(
     spent: Spent,
     found: scores.Scores,
     save: Callable[[], None],
+    shipped: scores.Scores | None = None,
 ) -> scores.Scores:
-    """Write the weights if their main score is the best so far; note the training either way. Main process only."""
+    """Write the weights if their main score is the best so far; note the training either way. Main process only.
+
+    `shipped` are the scores of the weights that stand, where those in the diary may be out of date.
+    """
     if not _processes().is_main_process:
         return found
     stage = STAGES[name]
     folder = family.assets / stage.folder
-    before = None if family.fresh else state_of(family, stage).get(stage.main_score)
+    before = None if family.fresh else (shipped or state_of(family, stage)).get(stage.main_score)
     now = found.get(stage.main_score)
     kept = not isinstance(before, float) or (now is not None and now > before)
     if now is not None and not math.isfinite(now):

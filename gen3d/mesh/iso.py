@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.ndimage import label
 from skimage.filters import threshold_otsu
 from skimage.measure import marching_cubes
 from torch import Tensor
@@ -23,6 +24,8 @@ FULL = 0.98  # share of the box: above it there is no outside
 OPAQUE = 64 * math.log(2)  # optical thickness of the box at which a 64th of it hides half of the light
 MARGIN = 0.1  # of the occupied box, on each side
 BISECTIONS = 5  # of a grid edge, to find the surface on it
+DETACHED = 0.02  # share of the inside that may lie beside the main body before a lower level is tried
+LEVELS = 0.85 ** np.arange(20)  # tried in turn, as parts of the first one: the last is a 22nd of it
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ def extract_surface(density: Density, bounds: Tensor, resolution: int = 128, lev
         density: points (n, 3) to densities (n,); called without gradients on the device of `bounds`.
         bounds: (2, 3) low and high corner in metres.
         resolution: grid points along the longest side of the occupied box.
-        level: density of the surface; by default found by `automatic_level`.
+        level: density of the surface; by default found by `automatic_level` and `connecting_level`.
 
     Raises:
         InputError: the field is empty, full, or not finite.
@@ -64,9 +67,12 @@ def extract_surface(density: Density, bounds: Tensor, resolution: int = 128, lev
         raise ValueError(f"resolution must be at least 8, not {resolution}")
     side = float((bounds[1] - bounds[0]).max())
     coarse, spacing = _sample(density, bounds, COARSE)
+    automatic = level is None
     level = automatic_level(coarse, side) if level is None else level
     box = _occupied(coarse > level / 4, bounds, spacing)
     values, spacing = _sample(density, box, resolution)
+    if automatic:
+        level = connecting_level(values, level)
     if _cut_off(values > level, box, bounds):
         box = bounds
         values, spacing = _sample(density, box, resolution)
@@ -102,6 +108,32 @@ def automatic_level(density: np.ndarray, side: float) -> float:
             "the field has no surface: it is dense in the whole box; train it for longer or from another seed"
         )
     return level
+
+
+def connecting_level(values: np.ndarray, level: float) -> float:
+    """The highest density up to `level` at which what is inside hangs together, or does so most.
+
+    Only one body is kept, and a part that hangs on a thin, soft neck would be lost with it.
+
+    Args:
+        values: (x, y, z) densities on a grid.
+        level: where to begin.
+    """
+    best, least = level, 1.0
+    for part in LEVELS:
+        share = detached_share(values > level * part)
+        if share < least:
+            best, least = float(level * part), share
+        if least <= DETACHED:
+            break
+    return best
+
+
+def detached_share(inside: np.ndarray) -> float:
+    """Share of the cells that are `inside` (x, y, z) beside the largest body, in [0, 1]."""
+    bodies, count = label(inside)  # pyright: ignore[reportGeneralTypeIssues]
+    sizes = np.bincount(bodies.ravel(), minlength=count + 1)[1:]
+    return float(1 - sizes.max() / sizes.sum()) if count else 0.0
 
 
 def _sample(density: Density, box: Tensor, count: int) -> tuple[np.ndarray, Tensor]:

@@ -74,6 +74,7 @@ def render_rays(
     shade: Shader | None = None,
     normals_from: float = 0.0,
     prune: bool = False,
+    samples: Samples | None = None,
 ) -> Rendered:
     """Render rays through a field; differentiable in the field, the background and the rays.
 
@@ -90,8 +91,10 @@ def render_rays(
             an optimisation three in four weigh less than a thousandth, and all of them together 0.3 %.
         prune: first ask for densities alone, without gradient, and leave out what lies behind the early stop. The
             picture is the same; it pays where much of what is occupied lies deep inside an object.
+        samples: where to look, for spaces that are not marched through like a cube.
     """
-    samples = march(origins, directions, occupancy, step, generator)
+    if samples is None:
+        samples = march(origins, directions, occupancy, step, generator)
     if prune and len(samples):
         with torch.no_grad():
             density = field.density(_positions(samples, origins, directions))

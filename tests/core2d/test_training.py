@@ -353,3 +353,16 @@ def test_a_step_draws_the_same_numbers_whoever_asks() -> None:
     ours, theirs = (torch.rand(4, generator=step_generator(3, 5)) for _ in range(2))
     assert torch.equal(ours, theirs)
     assert not torch.equal(ours, torch.rand(4, generator=step_generator(5, 3)))
+
+
+def test_a_schedule_of_minutes_goes_down_with_time_and_ends_the_run_after_them_in_all(tmp_path: Path) -> None:
+    schedule = TrainingRecipe(10_000, learning_rate=1.0, warmup_steps=0, minutes=2.0, anneal="minutes")
+    assert learning_rate(schedule, 0, seconds=60.0) == pytest.approx(0.51)  # half of the way from 1 to 0.02
+    assert learning_rate(schedule, 0, seconds=120.0) == learning_rate(schedule, 0, seconds=500.0) == pytest.approx(0.02)
+    with pytest.raises(InputError, match="give minutes"):
+        TrainingRecipe(10, anneal="minutes")
+    _, first = train_here(tmp_path / "run", steps=100_000, minutes=0.01, anneal="minutes")
+    _, second = train_here(tmp_path / "run", resume=True, steps=100_000, minutes=0.01, anneal="minutes")
+    assert not first.finished and second.step == first.step + 1  # nothing was left of its time
+    records = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert records[0]["lr"] > records[-1]["lr"]

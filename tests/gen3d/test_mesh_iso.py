@@ -9,7 +9,7 @@ from helpers.mesh_fields import BOX, PEAK, SOLIDS, block, mug, soft, sphere
 
 from core2d.errors import InputError
 from gen3d.mesh import TexturedMesh, check_mesh, topology
-from gen3d.mesh.iso import CHUNK, OPAQUE, automatic_level, extract_surface
+from gen3d.mesh.iso import CHUNK, OPAQUE, automatic_level, detached_share, extract_surface
 
 
 @pytest.mark.parametrize("name", SOLIDS)
@@ -133,3 +133,25 @@ def test_wrong_arguments() -> None:
         extract_surface(soft(sphere), BOX, 2)
     with pytest.raises(ValueError, match=r"must be \(n,\), not \(262144, 1\)"):
         extract_surface(lambda points: points[:, :1], BOX)
+
+
+def dumbbell(neck: float):
+    """Two balls of density 40 per metre that a thin bar of density `neck` joins."""
+    balls = soft(lambda points: torch.minimum(sphere(points, 0.4, (-0.5, 0, 0)), sphere(points, 0.3, (0.5, 0, 0))))
+    bar = soft(lambda points: torch.maximum(points[:, 1:].norm(dim=1) - 0.06, points[:, 0].abs() - 0.5), neck)
+    return lambda points: torch.maximum(balls(points), bar(points))
+
+
+@pytest.mark.parametrize(("neck", "bodies"), [(12.0, 1), (0.0, 2)])
+def test_a_part_on_a_soft_neck_is_kept_by_a_lower_level(neck: float, bodies: int) -> None:
+    surface = extract_surface(dumbbell(neck), BOX, 64)
+    assert topology.parts(surface.faces).max() + 1 == bodies
+    assert (surface.level < neck) if neck else surface.level == pytest.approx(20, rel=0.1)  # else nothing is gained
+    assert topology.parts(extract_surface(dumbbell(neck), BOX, 64, level=20.0).faces).max() == 1  # what is told is kept
+
+
+def test_the_detached_share_is_of_cells_beside_the_largest_body() -> None:
+    inside = np.zeros((6, 6, 6), bool)
+    assert detached_share(inside) == 0
+    inside[:3, 0, 0] = inside[5, 5, 5] = True
+    assert detached_share(inside) == 0.25

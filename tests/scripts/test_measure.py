@@ -209,3 +209,12 @@ def test_many_processes_draw_what_one_does(measure, tmp_path: Path):
     for field in dataclasses.fields(one):
         assert np.array_equal(getattr(many, field.name), getattr(one, field.name)), field.name
     assert sorted(path.name for path in tmp_path.iterdir()) == ["many", "one"]
+
+
+def test_numbers_depend_on_what_their_script_imports_and_on_nothing_else(measure):
+    found = {path.relative_to(measure.ROOT).as_posix() for path in measure.imported_files(Path(measure.__file__))}
+    assert {"scripts/_measure.py", "core2d/run.py", "core2d/errors.py", "core2d/__init__.py"} <= found
+    assert "core2d/toybox/render.py" in found  # imported inside a function
+    assert not any(path.startswith(("gen3d/", "tests/")) for path in found)
+    mesh = {path.name for path in measure.imported_files(measure.ROOT / "gen3d" / "text_to_mesh.py")}
+    assert {"dreamfusion.py", "numba_kernel.py", "iso.py"} <= mesh and "nerf.py" not in mesh

@@ -1,0 +1,1 @@
+"""Scenes that others have photographed: Blender, nerfstudio, COLMAP and LLFF folders; lenses, pixels, placement."""
