@@ -81,11 +81,18 @@ def _training(lines: list[dict]) -> Iterable[str]:
         hardware = f"{machine['cores']} {machine['processor']} cores" + (
             f", {machine['accelerator']}" if machine.get("accelerator") else "")  # fmt: skip
         yield (
-            f"| {line['stage']} | {'yes' if line['kept'] else 'no'} | {line['pictures']} | {line['size']} "
+            f"| {line['stage']} | {_kept(line)} | {line['pictures']} | {line['size']} "
             f"| {line['steps']} of {recipe['steps']} | {recipe['batch_size']} | {recipe['learning_rate']} "
             f"| {line['seconds'] / 3600:.2f} | {hardware} |"
         )
     yield ""
+
+
+def _kept(line: dict) -> str:
+    """What became of the weights of a call."""
+    if not line["kept"]:
+        return "no"
+    return "yes, the mean with the weights before" if line.get("averaged") else "yes"
 
 
 def _scores(lines: list[dict]) -> Iterable[str]:

@@ -6,6 +6,7 @@ run folder, scores the averaged weights on the tuning seeds, and writes them bac
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Callable
@@ -165,10 +166,9 @@ def train_prior(family: Family) -> scores.Scores:
         text_encoder = text_tower(load_model(CLIPModel, clip_folder, torch.float32))
         model = prior.build(family.size // 2 ** (len(vae.CHANNELS) - 1), text_encoder)
     else:
-        text_encoder = load_model(CLIPTextModel, folder / "text_encoder", torch.float32)
-        unet = load_model(UNet2DConditionModel, folder / "unet", torch.float32)
-        camera_token = load_model(CameraToken, folder / "camera_token", torch.float32)
-        model = Denoiser(unet, camera_token, text_encoder)
+        model = load_prior(folder)
+        assert model.text_encoder is not None
+        text_encoder = model.text_encoder
     model.requires_grad_(True)
     with _processes().main_process_first():
         pictures = training_pictures(family.data, family.pictures, family.size)
@@ -185,14 +185,37 @@ def train_prior(family: Family) -> scores.Scores:
     spent = _train(family, "prior", task, recipe)
     model.unet.set_attn_processor(AttnProcessor2_0())
     text_encoder.set_attn_implementation("sdpa")
-    pipeline = TextToImage(prior.assemble(model, autoencoder, text_encoder, tokenizer))
-    judge = family.assets / "toybox-judge"
-    found = prior_and_camera_scores(pipeline, world.TUNING_SEEDS[0], judge)
-    before: scores.Scores | None = None
-    if not family.starts_fresh(folder / "unet") and _processes().is_main_process:
-        # the judge and the decoder may be others than those that the noted score was given by
-        shipped = TextToImage.from_pretrained(str(folder))
-        before = prior_and_camera_scores(shipped, world.TUNING_SEEDS[0], judge)
+    return keep_prior(family, model, autoencoder, tokenizer, recipe, spent)
+
+
+def keep_prior(
+    family: Family,
+    model: Denoiser,
+    autoencoder: AutoencoderKL,
+    tokenizer: CLIPTokenizer,
+    recipe: TrainingRecipe,
+    spent: Spent,
+) -> scores.Scores:
+    """Score a trained prior, and its mean with the weights that stood before (model soups, 2203.05482); keep the best.
+
+    Where one was trained from the other, the middle is often better than both ends.
+    """
+    folder, judge = family.assets / "toybox-sd", family.assets / "toybox-judge"
+    seed, main = world.TUNING_SEEDS[0], STAGES["prior"].main_score
+
+    def scored(weights: Denoiser) -> tuple[scores.Scores, TextToImage]:
+        assert weights.text_encoder is not None
+        pipeline = TextToImage(prior.assemble(weights, autoencoder, weights.text_encoder, tokenizer))
+        return prior_and_camera_scores(pipeline, seed, judge), pipeline
+
+    found, pipeline = scored(model)
+    before, averaged = None, False
+    if not family.starts_fresh(folder / "unet"):
+        standing = load_prior(folder)
+        before, _ = scored(standing)  # judge and decoder may be others than those that its noted score came from
+        mean, middle = scored(mean_of(model, standing))
+        if mean.get(main, 0.0) > found.get(main, 0.0):
+            found, pipeline, averaged = mean, middle, True
 
     def save() -> None:
         history = _history(folder)
@@ -200,7 +223,24 @@ def train_prior(family: Family) -> scores.Scores:
             pipeline.save_pretrained(temporary, torch.float16)
             write_json(temporary / "training.json", history)
 
-    return _keep(family, "prior", recipe, spent, found, save, before)
+    return _keep(family, "prior", recipe, spent, found, save, before, {"averaged": averaged})
+
+
+def load_prior(folder: Path) -> Denoiser:
+    """The parts of a prior that are trained, from its folder, in float32."""
+    return Denoiser(
+        load_model(UNet2DConditionModel, folder / "unet", torch.float32),
+        load_model(CameraToken, folder / "camera_token", torch.float32),
+        load_model(CLIPTextModel, folder / "text_encoder", torch.float32),
+    )
+
+
+def mean_of(model: Denoiser, other: Denoiser) -> Denoiser:
+    """A model whose weights lie in the middle between two of the same shape."""
+    middle, states = copy.deepcopy(model), (model.state_dict(), other.state_dict())
+    middle.load_state_dict({name: torch.lerp(value, states[1][name], 0.5) if value.is_floating_point() else value
+                            for name, value in states[0].items()})  # fmt: skip
+    return middle
 
 
 def train_judge(family: Family) -> scores.Scores:
@@ -325,10 +365,11 @@ def _keep(
     found: scores.Scores,
     save: Callable[[], None],
     shipped: scores.Scores | None = None,
+    facts: dict[str, object] | None = None,
 ) -> scores.Scores:
     """Write the weights if their main score is the best so far; note the training either way. Main process only.
 
-    `shipped` are the scores of the weights that stand, where those in the diary may be out of date.
+    `shipped` are the scores of the weights that stand, where those in the diary may be out of date; `facts` go into it.
     """
     if not _processes().is_main_process:
         return found
@@ -352,6 +393,7 @@ def _keep(
         "toybox_version": world.VERSION,
         "recipe": asdict(recipe),
         "machine": machine(),
+        **(facts or {}),
         "scores": {key: round(value, 4) for key, value in found.items()},
     }
     earlier = [entry for entry in _history(folder) if not (family.fresh and entry["stage"] == name)]
