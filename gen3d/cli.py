@@ -1,5 +1,6 @@
 """The command `gen3d`."""
 
+import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -10,11 +11,13 @@ from core2d.run import fail
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run `gen3d` with `arguments` (those of the process by default)."""
-    from gen3d import recipes
+    from gen3d import nerf_recipes, recipes
 
     told: dict[str, Any] = {}  # what was reported and decides about the exit status
     commands: dict[str, Command] = {
         "text-to-mesh": (recipes.TextToMeshRecipe, partial(text_to_mesh, told)),
+        "nerf": (nerf_recipes.NerfRecipe, partial(nerf, time.perf_counter())),
+        "eval": (nerf_recipes.EvalRecipe, evaluate),
         "export": (recipes.ExportRecipe, export),
         "render": (recipes.RenderRecipe, render),
         "mesh check": (recipes.MeshCheckRecipe, partial(mesh_check, told)),
@@ -37,6 +40,18 @@ def text_to_mesh(told: dict[str, Any], recipe: Any) -> Result:
     outputs, metrics = gallery.run(recipe)
     told.update(failed=metrics["failed"], prompts=len(recipe.all_prompts()))
     return outputs, metrics
+
+
+def nerf(started: float, recipe: Any) -> Result:
+    from gen3d.nerf_run import run
+
+    return run(recipe, started)
+
+
+def evaluate(recipe: Any) -> Result:
+    from gen3d.nerf_run import evaluate
+
+    return evaluate(recipe)
 
 
 def export(recipe: Any) -> Result:

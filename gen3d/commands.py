@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from core2d.errors import InputError
 from core2d.run import pick_device
 from gen3d.mesh import TexturedMesh, check_mesh, load_mesh, save_mesh
 from gen3d.pictures import in_view, save_turntable, save_views, seen_from
@@ -20,6 +21,12 @@ Result = tuple[list[Path], Mapping[str, Any]]
 def export(recipe: ExportRecipe) -> Result:
     """Follow `gen3d export`."""
     recipe.check()
+    if is_of_nerf(recipe.source):
+        from gen3d.nerf_export import export_scene
+
+        return export_scene(recipe)
+    if recipe.is_of_a_scene:
+        raise InputError(f"{recipe.source} is no run of gen3d nerf: --as, --colors and --box are of those only")
     mesh = mesh_at(recipe.source, pick_device(recipe.device))
     return save_mesh(recipe.output, mesh), {"faces": len(mesh.faces)}
 
@@ -28,6 +35,12 @@ def render(recipe: RenderRecipe) -> Result:
     """Follow `gen3d render`."""
     recipe.check()
     device = pick_device(recipe.device)
+    if is_of_nerf(recipe.source):
+        from gen3d.nerf_export import render_scene
+
+        return render_scene(recipe)
+    if recipe.path is not None:
+        raise InputError(f"{recipe.source} is no run of gen3d nerf: a mesh has --azimuth and --turntable")
     mesh = in_view(mesh_at(recipe.source, device))
     outputs = []
     if recipe.output is not None:
@@ -52,6 +65,13 @@ def in_words(value: Any) -> str:
     if isinstance(value, tuple):
         return " ".join(map(in_words, value)) or "none"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def is_of_nerf(source: Path) -> bool:
+    """Whether the source is a run of gen3d nerf."""
+    from gen3d.nerf_run import is_nerf_run
+
+    return source.is_dir() and is_nerf_run(source)
 
 
 def mesh_at(source: Path, device: torch.device) -> TexturedMesh:

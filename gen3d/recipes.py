@@ -138,7 +138,7 @@ class MeshRecipe(Recipe):
     """What the commands that convert or show a mesh share."""
 
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|MESH")]
-    """Run folder of text-to-mesh, whose newest checkpoint is used; or a mesh: .glb, .gltf, .obj, .ply or .stl."""
+    """Run folder of text-to-mesh or nerf, whose newest checkpoint is used; or a mesh: .glb, .gltf, .obj, .ply, .stl."""
 
     def check(self) -> None:
         super().check()
@@ -153,11 +153,27 @@ class ExportRecipe(MeshRecipe):
     """Write the mesh of a run, or of a file, in another format."""
 
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
-    """Mesh to write: .glb, .obj, .ply or .stl."""
+    """Mesh to write: .glb, .obj, .ply or .stl. Points make a .ply, transforms a folder."""
+    kind: Annotated[Literal["mesh", "points", "transforms"], tyro.conf.arg(name="as")] = "mesh"
+    """Of a run of nerf: its surface, points on it, or its photographs and cameras as transforms.json with images."""
+    colors: Literal["texture", "vertices"] = "texture"
+    """Where the mesh of a run of nerf has its colours."""
+    box: Annotated[tuple[float, float, float, float, float, float] | None, tyro.conf.arg(metavar="X Y Z X Y Z")] = None
+    """Low and high corner of what is kept of a run of nerf, in the scene's own units."""
 
     def check(self) -> None:
         super().check()
-        check_output(self.output, MESH_SUFFIXES)
+        if self.kind != "transforms":
+            check_output(self.output, MESH_SUFFIXES if self.kind == "mesh" else (".ply",))
+        elif self.output.is_file():
+            raise InputError(f"cannot write into {self.output}: it is a file; name a folder")
+        if self.box is not None and not all(low < high for low, high in zip(self.box[:3], self.box[3:], strict=True)):
+            raise InputError(f"--box {' '.join(map(str, self.box))}: give the low corner, then the high one")
+
+    @property
+    def is_of_a_scene(self) -> bool:
+        """Whether something is asked for that only a run of nerf has."""
+        return self.kind != "mesh" or self.colors != "texture" or self.box is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +181,10 @@ class RenderRecipe(MeshRecipe):
     """Draw a mesh from sides that are named, or film it turning."""
 
     output: OptionalOutput = None
-    """Picture to write, with the views side by side: .png, .jpg or .webp."""
+    """Picture to write, with the views side by side: .png, .jpg or .webp. With --path, a film: .mp4."""
+    path: Annotated[str | None, tyro.conf.arg(metavar="orbit|FILE")] = None
+    """Of a run of nerf: film it from around, or along the cameras in a file (transforms.json, or a camera path of
+    nerfstudio)."""
     turntable: OptionalPath = None
     """Video of the mesh turning to write: .mp4."""
     azimuth: Annotated[tuple[float, ...], tyro.conf.arg(metavar="FLOAT...")] = (0, 45, 90, 135, 180, 225, 270, 315)
@@ -179,7 +198,8 @@ class RenderRecipe(MeshRecipe):
         super().check()
         if self.output is None and self.turntable is None:
             raise InputError("nothing to write: name a picture, such as -o views.png, or a --turntable mug.mp4")
-        for path, suffixes in ((self.output, IMAGE_SUFFIXES), (self.turntable, (".mp4",))):
+        pictures = (".mp4",) if self.path is not None else IMAGE_SUFFIXES
+        for path, suffixes in ((self.output, pictures), (self.turntable, (".mp4",))):
             if path is not None:
                 check_output(path, suffixes)
         if not 1 <= len(self.azimuth) <= 360:

@@ -13,13 +13,14 @@ from __future__ import annotations
 import sys
 
 import _suite_mesh_speed as mesh
+import _suite_nerf_speed as nerf
 import _suite_prior_speed as prior
 from _measure import ROOT
 from _suite import follow, suite_parser
 
 from core2d.run import main_guard
 
-SUITES = {"prior": prior.SUITE, "mesh": mesh.SUITE}
+SUITES = {"prior": prior.SUITE, "mesh": mesh.SUITE, "nerf": nerf.SUITE}
 
 
 def main() -> int:

@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 
 import _suite_mesh_quality as mesh
+import _suite_nerf_quality as nerf
 import _suite_prior_quality as prior
 from _measure import ROOT
 from _suite import REPORTING_SEED, follow, suite_parser
@@ -26,8 +27,8 @@ from core2d.errors import InputError
 from core2d.run import main_guard
 from core2d.toybox import world
 
-SUITES = {"prior": prior.SUITE, "mesh": mesh.SUITE}
-PICTURES = {"prior": prior.write_pictures, "mesh": mesh.write_pictures}
+SUITES = {"prior": prior.SUITE, "mesh": mesh.SUITE, "nerf": nerf.SUITE}
+PICTURES = {"prior": prior.write_pictures, "mesh": mesh.write_pictures, "nerf": nerf.write_pictures}
 
 
 def main() -> int:

@@ -5,7 +5,8 @@
     python scripts/gpu_check.py --only prior --minutes 8
 
 Stages in order of worth, each of about `--minutes` at most: the CUDA tests; the Triton kernels against their floors;
-then the judge, the VAE, CLIP and the prior at recipes for a GPU, and their evaluation. A training that its minutes cut
+a NeRF of a Toybox object after 5, 15 and 60 seconds; then the judge, the VAE, CLIP and the prior at recipes for a GPU,
+and their evaluation. A training that its minutes cut
 short goes on in the next call. What came out is under --out: one JSON of all stages, the JSON of the evaluation, and
 the trained folders packed into weights/assets.tar.000, ... of at most 16 MiB (`--join weights/assets.json FOLDER`
 unpacks them). Data and checkpoints stay under --runs. Steps and batches are estimates until a GPU has run them.
@@ -36,6 +37,7 @@ from _measure import (
     Item,
     Numbers,
     ResultFile,
+    command,
     join_folder,
     packed_stills,
     print_list,
@@ -46,6 +48,7 @@ from _measure import (
     source_of,
     split_folder,
 )
+from _toybox_photographs import write_photographs
 
 from core2d.errors import InputError
 from core2d.run import machine, main_guard, remove, write_json
@@ -63,6 +66,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "prior": {"steps": 30_000, "batch_size": 256, "ema_decay": 0.9995, "checkpoint_every": 2_000},
 }
 SCORING_MINUTES = {"judge": 0.7, "vae": 0.5, "clip": 0.5, "prior": 1.5}  # kept free for the scores, on the CPU
+NERF_SECONDS = (5, 15, 60)
 RASTER_CASES = ((64, 128), (512, 128), (16, 512), (4, 1024))  # pictures, pixels of a side
 
 
@@ -91,6 +95,7 @@ def stages_of(plan: Plan) -> list[Item]:
         Item("cuda-tests", "the tests that need a GPU", partial(cuda_tests, plan),
              at_least={"tests_passed": 1}, at_most={"tests_failed": 0}),
         Item("kernels", "the Triton rasteriser against its floor", kernels, at_most={"different_faces": 0}),
+        Item("nerf", "PSNR of held-out views of a Toybox object at 200x200, in dB", partial(nerf, plan)),
         Item("judge", "train the picture judge", partial(train_stage, "judge", plan), finished),
         Item("vae", "train the autoencoder", partial(train_stage, "vae", plan), finished),
         Item("clip", "train CLIP", partial(train_stage, "clip", plan), finished),
@@ -256,6 +261,19 @@ def draw_share(folder: Path, scene_of: Callable[[int], Any], count: int, size: i
 
     numba.set_num_threads(1)
     draw(folder, scene_of, count, size)
+
+
+def nerf(plan: Plan) -> Numbers:
+    """`gen3d nerf` on the GPU for 5, 15 and 60 seconds, each a run of its own; loading and imports count."""
+    scene = plan.runs / "nerf-scene"
+    write_photographs(scene, "windmill", "red", SEED)
+    found = {}
+    for seconds in NERF_SECONDS:
+        run = plan.runs / f"nerf-{seconds}.run"
+        told = command("gen3d", "nerf", scene, "-o", run, "--minutes", seconds / 60, "--device", "cuda", "--json")
+        metrics = json.loads(told)["metrics"]
+        found |= {f"psnr_{seconds}_s": metrics["psnr"], f"steps_{seconds}_s": metrics["steps"]}
+    return found
 
 
 def evaluate(plan: Plan) -> Numbers:
