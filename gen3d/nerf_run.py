@@ -207,7 +207,7 @@ def model_of(recipe: NerfRecipe, placement: Placement, cameras: int) -> Model:
     return VanillaModel(VanillaConfig() if on_a_gpu else VANILLA_ON_A_CPU, recipe.seed, moving)
 
 
-def task_of(recipe: NerfRecipe, scene: Scene, placement: Placement, photographs: Photographs) -> NerfTask:
+def task_of(recipe: NerfRecipe, scene: Scene, placement: Placement, photographs: Photographs) -> FastTask | VanillaTask:
     """What is trained; `photographs` are those to learn from, in the scene's world."""
     held_out = next((scene.of(split) for split in reversed(HELD_OUT) if scene.of(split)), [])
     kind = FastTask if recipe.system == "fast" else VanillaTask

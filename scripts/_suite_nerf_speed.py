@@ -31,7 +31,7 @@ WANTED = 30.0  # dB
 VIEWS = 3  # test views that are looked at
 LOOK_EVERY = 25  # steps of ours
 STEPS = 2_000  # of the schedule; far more than are needed
-PROBE, LOOK_SECONDS, LONGEST = 20.0, 20.0, 600.0  # seconds: of a candidate, between looks at stock, of stock in all
+PROBE, LOOK_SECONDS, LONGEST = 15.0, 20.0, 400.0  # seconds: of a candidate, between looks at stock, of stock in all
 
 
 def items_of(assets: Path, seed: int) -> list[Item]:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ import pytest
 import torch
 from helpers.photographed import ball_with_box, write_blender_scene
 from safetensors.torch import load_file
+from scipy.spatial import KDTree
 
 from core2d.checkpoints import newest_checkpoint
 from core2d.media import read_image, read_video
-from gen3d import nerf_run
+from gen3d import nerf_export, nerf_run
 from gen3d.cli import main
 from gen3d.data.photographs import Photographs
 from gen3d.data.placement import place
@@ -45,7 +47,7 @@ from gen3d.scores import chamfer, surface_points
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = FastConfig(
-    levels=6, coarsest=8, finest=64, log2_table=13, width=16, cells=24, samples_across=48, samples=6000, most_rays=1024
+    levels=6, coarsest=8, finest=96, log2_table=14, width=16, cells=32, samples_across=64, samples=8000, most_rays=1024
 )
 SMALL_VANILLA = VanillaConfig(rays=256, coarse=16, fine=16, width=64, depth=4, learning_rate=2e-3)
 Told = tuple[int, dict[str, Any], str]
@@ -73,6 +75,9 @@ def small() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(nerf_run, "FastConfig", lambda: SMALL)
         patch.setattr(nerf_run, "VANILLA_ON_A_CPU", SMALL_VANILLA)
+        patch.setattr(nerf_export, "MESH_RESOLUTION", 64)
+        patch.setattr(nerf_export, "TEXTURE_SIZE", 256)
+        patch.setattr(nerf_export, "FACES", 6000)
         yield
 
 
@@ -152,8 +157,11 @@ def test_points_and_data_sets_come_out_of_a_run(
     assert status == 0 and told["metrics"]["points"] > 1000
     import trimesh
 
-    cloud = np.asarray(trimesh.load(tmp_path / "points.ply").vertices) - [5.0, -3.0, 1.0]
-    assert np.quantile(np.abs(np.linalg.norm(cloud, axis=1) - 0.45), 0.5) < 0.03
+    loaded: Any = trimesh.load(tmp_path / "points.ply")
+    cloud = np.asarray(loaded.vertices) - np.array([5.0, -3.0, 1.0])
+    truth = ball_with_box()
+    nearest, _ = KDTree(surface_points(truth.vertices, truth.faces)).query(cloud)
+    assert np.median(nearest) < 0.05
     status, told, _ = command("export", run, "--as", "transforms", "-o", tmp_path / "copy")
     assert status == 0
     before, after = load_scene(scene), load_scene(tmp_path / "copy")
@@ -165,10 +173,10 @@ def test_points_and_data_sets_come_out_of_a_run(
 
 
 def test_the_networks_of_the_paper_learn_too(scene: Path, tmp_path: Path, command: Callable[..., Told]) -> None:
-    words = ("nerf", scene, "-o", tmp_path / "v.run", "--system", "vanilla", "--steps", 250, "--device", "cpu")
+    words = ("nerf", scene, "-o", tmp_path / "v.run", "--system", "vanilla", "--steps", 120, "--device", "cpu")
     status, told, said = command(*words)
     assert status == 0, said
-    assert told["metrics"]["psnr"] > 18
+    assert told["metrics"]["psnr"] > 16
 
 
 def test_minutes_are_of_the_whole_run(scene: Path, tmp_path: Path, command: Callable[..., Told]) -> None:
@@ -178,7 +186,8 @@ def test_minutes_are_of_the_whole_run(scene: Path, tmp_path: Path, command: Call
     assert told["metrics"]["seconds_of_training"] < 6.5 and told["metrics"]["background"] == "white"
     steps = told["metrics"]["steps"]
     status, told, _ = command("nerf", "--resume", tmp_path / "m.run")
-    assert status == 0 and told["metrics"]["steps"] <= steps + 2  # its time was up
+    assert status == 0 and steps <= told["metrics"]["steps"] < 1.5 * steps  # what loading left of its time
+    assert told["metrics"]["seconds_of_training"] < 6.5
 
 
 @pytest.mark.parametrize(
@@ -231,10 +240,10 @@ def test_a_folder_that_is_no_run_is_not_written_into(scene: Path, tmp_path: Path
 
 def test_rays_are_adapted_to_the_samples_that_a_step_aims_at() -> None:
     model = FastModel(SMALL, 0)
-    model.samples_a_ray.fill_(30.0)
-    assert model.rays == 200 or model.rays == 256  # 6000 / 30, but not fewer than 256
+    model.samples_a_ray.fill_(40.0)
+    assert model.rays == 256  # more than 8000 / 40
     model.samples_a_ray.fill_(10.0)
-    assert model.rays == 600
+    assert model.rays == 800
     model.samples_a_ray.fill_(1.0)
     assert model.rays == SMALL.most_rays
 
@@ -287,31 +296,39 @@ def test_cameras_that_are_a_little_off_find_back(scene: Path, tmp_path: Path) ->
     wrong[:, :3, 3] += shift - shift.mean(0)
     photographs.camera_to_world = wrong
     task = FastTask(FastModel(SMALL, 0, cameras=len(true)), photographs, seed=0)
-    trained(task, training_recipe(SMALL, 0, steps=400), tmp_path)
+    trained(task, training_recipe(SMALL, 0, steps=300), tmp_path)
     assert task.model.corrections is not None
     found = task.model.corrections(wrong).detach()
-    middle = found[:, :3, 3] - true[:, :3, 3]
-    # what all cameras share cannot be known; a turn can stand for a part of a shift
-    before, after = (wrong - true)[:, :3, 3].norm(dim=1).mean(), (middle - middle.mean(0)).norm(dim=1).mean()
-    assert after < 0.8 * before
+    points = torch.nn.functional.normalize(torch.randn(50, 3, generator=torch.Generator().manual_seed(2)), dim=1)
+
+    def pixels(poses: torch.Tensor) -> torch.Tensor:
+        local = [(0.8 * points - pose[:3, 3]) @ pose[:3, :3] for pose in poses]
+        return torch.stack([lens.project(x) for lens, x in zip(photographs.lenses, local, strict=True)])
+
+    before, after = ((pixels(poses) - pixels(true)).norm(dim=2).mean() for poses in (wrong, found))
+    assert before > 0.5 and after < 0.4 * before
 
 
 def test_a_view_whose_pose_is_wrong_is_named(scene: Path, tmp_path: Path) -> None:
     photographs = photographs_of(scene)
     poses = photographs.camera_to_world.clone()
-    poses[[2, 9]] = poses[[9, 2]]
+    far = int((poses[:, :3, 3] - poses[2, :3, 3]).norm(dim=1).argmax())  # on the other side
+    poses[[2, far]] = poses[[far, 2]]
+    task = trained(FastTask(FastModel(SMALL, 0), photographs), training_recipe(SMALL, 0, steps=250), tmp_path / "true")
+    assert not doubtful_views(task)[1]
     photographs.camera_to_world = poses
-    task = trained(FastTask(FastModel(SMALL, 0), photographs), training_recipe(SMALL, 0, steps=250), tmp_path)
+    task = trained(FastTask(FastModel(SMALL, 0), photographs), training_recipe(SMALL, 0, steps=250), tmp_path / "wrong")
     median, doubtful = doubtful_views(task)
-    assert median > 20 and {view for view, _ in doubtful} == {2, 9}
+    assert median > 17 and {view for view, _ in doubtful} == {2, far}
 
 
 def test_a_scene_without_bounds_is_learned_in_contracted_space(scene: Path, tmp_path: Path) -> None:
     photographs = photographs_of(scene)
-    task = FastTask(FastModel(SMALL, 0, unbounded=True), photographs)
-    trained(task, training_recipe(SMALL, 0, steps=200), tmp_path)
+    coarse = replace(SMALL, samples_across=32)
+    task = FastTask(FastModel(coarse, 0, unbounded=True), photographs)
+    trained(task, training_recipe(coarse, 0, steps=500), tmp_path)
     truth, seen, opacity = look(task.model, photographs, 0, 1.0)
-    assert psnr(seen, truth) > 20 and opacity.shape == seen.shape[1:]
+    assert psnr(seen, truth) > 19 and opacity.shape == seen.shape[1:]
 
 
 def test_the_coarse_network_learns_beside_the_fine_one(scene: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ def ball_with_box() -> TexturedMesh:
     ball = trimesh.creation.icosphere(3, 0.45)
     box = trimesh.creation.box((0.3, 0.3, 0.3))
     box.apply_translation((0.3, 0.0, 0.4))
-    both = trimesh.util.concatenate([ball, box.subdivide().subdivide()])
+    both: Any = trimesh.util.concatenate([ball, box.subdivide().subdivide()])
     vertices = np.asarray(both.vertices, np.float32)
     colors = (127 + 120 * np.sin(4 * vertices + [0, 2, 4])).astype(np.uint8)
     return TexturedMesh(vertices, np.asarray(both.faces, np.int32), colors=colors)
