@@ -6,6 +6,7 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -235,6 +236,21 @@ def test_a_folder_that_is_no_run_is_not_written_into(scene: Path, tmp_path: Path
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["letter.txt"]
 
 
+def test_a_truncated_picture_is_named_and_can_be_left_out(
+    scene: Path, tmp_path: Path, command: Callable[..., Told]
+) -> None:
+    copy = shutil.copytree(scene, tmp_path / "scene")
+    picture = sorted((copy / "train").glob("*.png"))[3]
+    picture.write_bytes(picture.read_bytes()[:200])
+    words = ("nerf", copy, "-o", tmp_path / "run", "--steps", 1, "--device", "cpu")
+    status, _, said = command(*words)
+    assert status == 2 and said.count("error: ") == 1 and picture.name in said and "--skip-missing" in said
+    assert not (tmp_path / "run").exists()
+    status, told, _ = command(*words, "--skip-missing")
+    assert status == 0 and told["metrics"]["training_views"] == 23
+    assert len(told["metrics"]["skipped"]) == 1 and picture.name in told["metrics"]["skipped"][0]
+
+
 # -- parts -----------------------------------------------------------------------------------------------------
 
 
@@ -309,7 +325,9 @@ def test_cameras_that_are_a_little_off_find_back(scene: Path, tmp_path: Path) ->
     assert before > 0.5 and after < 0.4 * before
 
 
-def test_a_view_whose_pose_is_wrong_is_named(scene: Path, tmp_path: Path) -> None:
+def test_a_view_whose_pose_is_wrong_is_named(
+    scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     photographs = photographs_of(scene)
     poses = photographs.camera_to_world.clone()
     far = int((poses[:, :3, 3] - poses[2, :3, 3]).norm(dim=1).argmax())  # on the other side
@@ -320,6 +338,12 @@ def test_a_view_whose_pose_is_wrong_is_named(scene: Path, tmp_path: Path) -> Non
     task = trained(FastTask(FastModel(SMALL, 0), photographs), training_recipe(SMALL, 0, steps=250), tmp_path / "wrong")
     median, doubtful = doubtful_views(task)
     assert median > 17 and {view for view, _ in doubtful} == {2, far}
+    views = load_scene(scene).of("train")
+    capsys.readouterr()
+    nerf_run.warn_of_doubtful_views(task, views)
+    said = capsys.readouterr().err
+    assert said.startswith("warning: 2 of 24 training views") and said.count("\n") == 1
+    assert views[2].path.name in said and views[far].path.name in said and "--refine-poses" in said
 
 
 def test_a_scene_without_bounds_is_learned_in_contracted_space(scene: Path, tmp_path: Path) -> None:
