@@ -43,7 +43,6 @@ Result = tuple[list[Path], Mapping[str, Any]]
 
 PLACEMENT, METRICS, STRIP = "placement.json", "metrics.json", "views.png"  # in a run folder
 STRIP_VIEWS, STRIP_WIDTH = 4, 200  # held-out views beside their photographs, and their width in pixels
-HELD_OUT: tuple[Split, ...] = ("test", "val")  # what is measured in the end, the first that there is
 POOR = 18.0  # dB on the training views: no scene that was understood is worse
 
 
@@ -102,7 +101,7 @@ def run(recipe: NerfRecipe, started: float) -> Result:
     metrics: dict[str, Any] = {"steps": result.step, "seconds_of_training": round(result.seconds, 2)}
     metrics |= {"training_views": len(train_views), "skipped": list(scene.skipped)}
     warn_of_doubtful_views(task, train_views)
-    held_out = next((split for split in HELD_OUT if scene.of(split)), None)
+    held_out = first_split(scene, "test", "val")
     outputs = [folder]
     if held_out is not None:
         seen = in_model_space(scene.of(held_out), placement)
@@ -194,6 +193,11 @@ def scene_of(recipe: NerfRecipe) -> Scene:
     return load_scene(recipe.data, skip_missing=recipe.skip_missing, downscale=recipe.downscale)
 
 
+def first_split(scene: Scene, *order: Split) -> Split | None:
+    """The first of some splits that has views."""
+    return next((split for split in order if scene.of(split)), None)
+
+
 def in_model_space(views: list[View], placement: Placement) -> Photographs:
     return Photographs(views).moved(placement)
 
@@ -209,13 +213,13 @@ def model_of(recipe: NerfRecipe, placement: Placement, cameras: int) -> Model:
 
 def task_of(recipe: NerfRecipe, scene: Scene, placement: Placement, photographs: Photographs) -> FastTask | VanillaTask:
     """What is trained; `photographs` are those to learn from, in the scene's world."""
-    held_out = next((scene.of(split) for split in reversed(HELD_OUT) if scene.of(split)), [])
+    shown = first_split(scene, "val", "test")
     kind = FastTask if recipe.system == "fast" else VanillaTask
     device = pick_device(recipe.device)
     return kind(
         model_of(recipe, placement, len(photographs)).to(device),  # pyright: ignore[reportArgumentType]
         photographs.moved(placement).to(device),
-        in_model_space(held_out[:1], placement) if held_out else None,
+        in_model_space(scene.of(shown)[:1], placement) if shown else None,
         recipe.background,
         recipe.seed,
     )

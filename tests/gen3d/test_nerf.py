@@ -28,6 +28,7 @@ from core2d.media import read_image, read_video
 from gen3d import nerf_export, nerf_run
 from gen3d.cli import main
 from gen3d.data.photographs import Photographs
+from gen3d.data.pictures import Split
 from gen3d.data.placement import place
 from gen3d.data.scene import load_scene
 from gen3d.mesh import load_mesh
@@ -95,7 +96,7 @@ def run(scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def photographs_of(scene: Path, split: str = "train") -> Photographs:
+def photographs_of(scene: Path, split: Split = "train") -> Photographs:
     loaded = load_scene(scene)
     placement = place(loaded, Photographs(loaded.of("train")))
     return Photographs(loaded.of(split)).moved(placement)
@@ -143,7 +144,7 @@ def test_the_mesh_lies_where_the_object_is(run: Path, tmp_path: Path, command: C
     assert status == 0, said
     assert told["metrics"]["bodies"] == 1 and told["metrics"]["watertight"]
     mesh, truth = load_mesh(tmp_path / "ball.ply"), ball_with_box()
-    points = surface_points(mesh.vertices - np.float32([5.0, -3.0, 1.0]), mesh.faces)
+    points = surface_points(mesh.vertices - np.array([5.0, -3.0, 1.0], np.float32), mesh.faces)
     assert chamfer(points, surface_points(truth.vertices, truth.faces)) < 0.03
     status, _, _ = command("export", run, "-o", tmp_path / "half.glb", "--box", 4, -4, 1.0, 6, -2, 2)
     assert status == 0 and load_mesh(tmp_path / "half.glb").bounds[0, 2] > 0.95

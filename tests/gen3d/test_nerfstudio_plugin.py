@@ -190,7 +190,8 @@ def test_before_some_steps_the_occupancy_grid_looks_again(
     model = small_model(plugin, unbounded=unbounded)
     occupancy = model.system.occupancy
     (callback,) = model.get_training_callbacks(stand_in.TrainingCallbackAttributes(None, None, None, None))
-    monkeypatch.setattr(model.system.grid, "density", lambda x: 50.0 * (x.norm(dim=1) < 0.5))
+    field = model.system.field
+    monkeypatch.setattr(field.grid if unbounded else field, "density", lambda x: 50.0 * (x.norm(dim=1) < 0.5))
     for step in (1, OCCUPANCY_EVERY - 1):
         callback.run_callback_at_location(step, BEFORE)
     callback.run_callback_at_location(0, stand_in.TrainingCallbackLocation.AFTER_TRAIN_ITERATION)

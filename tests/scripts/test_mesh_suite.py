@@ -188,15 +188,19 @@ def test_tuning_stays_out_of_the_results(load: Callable[[str], Any], monkeypatch
     assert len(followed) == 2
 
 
-def test_code_of_gen3d_counts_for_meshes_alone(load: Callable[[str], Any], tmp_path: Path) -> None:
+def test_code_that_makes_meshes_counts_for_meshes_alone(load: Callable[[str], Any], tmp_path: Path) -> None:
+    files_of = load("_measure").imported_files
     for kind in ("quality", "speed"):
         mesh, prior = (load(f"_suite_{name}_{kind}").SUITE for name in ("mesh", "prior"))
-        assert ROOT / "gen3d" in mesh.code and prior.code == () and mesh.script != prior.script
-    package = tmp_path / "gen3d"
-    package.mkdir()
-    suite = load("_suite").Suite(lambda *_: [], Path(__file__), (package,))
+        code = [{path.relative_to(ROOT).as_posix() for path in files_of(suite.script, *suite.code)}
+                for suite in (mesh, prior)]  # fmt: skip
+        assert "gen3d/dreamfusion.py" in code[0] and "gen3d/nerf.py" not in code[0]
+        assert not any(path.startswith("gen3d/") for path in code[1]) and mesh.script != prior.script
+    more = tmp_path / "command.py"
+    more.write_text("x = 1")
+    suite = load("_suite").Suite(lambda *_: [], Path(__file__), (more,))
     before = suite.source(1)["code"]
-    (package / "field.py").write_text("x = 1")
+    more.write_text("x = 2")
     assert suite.source(1)["code"] != before
 
 
