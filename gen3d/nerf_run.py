@@ -21,7 +21,8 @@ from core2d.run import pick_device, read_run, remove, start_run, write_json
 from core2d.training import train
 from gen3d.data.photographs import Photographs
 from gen3d.data.pictures import Split
-from gen3d.data.placement import Placement, place
+from gen3d.data.placement import Placement
+from gen3d.data.placing import place
 from gen3d.data.scene import Scene, View, load_scene
 from gen3d.nerf import (
     BACKGROUNDS,

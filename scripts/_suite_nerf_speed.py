@@ -22,7 +22,7 @@ from torch import nn
 
 from core2d.training import train
 from gen3d.data.photographs import Photographs
-from gen3d.data.placement import place
+from gen3d.data.placing import place
 from gen3d.data.scene import load_scene
 from gen3d.nerf import FastModel, FastTask, look, psnr, training_recipe
 from gen3d.nerf_recipes import FastConfig

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,6 +19,7 @@ from core2d.bundled.clip import WIDTH
 from core2d.camera_token import CameraToken
 from core2d.denoising import Denoiser, DenoisingTask
 from core2d.models.families import StableDiffusion
+from core2d.models.loading import load_model
 from core2d.schedule import NoiseSchedule
 from core2d.toybox.dataset import Pictures
 from core2d.training import TrainingRecipe
@@ -105,3 +108,20 @@ def assemble(
     index = {"_class_name": "StableDiffusionPipeline", "requires_safety_checker": False}
     family = StableDiffusion(parts, index)
     return Backbone(family, autoencoder, {"_class_name": "DDIMScheduler", **scheduler().config}, model.camera_token)
+
+
+def load(folder: Path) -> Denoiser:
+    """The parts of a prior that are trained, from its folder, in float32."""
+    return Denoiser(
+        load_model(UNet2DConditionModel, folder / "unet", torch.float32),
+        load_model(CameraToken, folder / "camera_token", torch.float32),
+        load_model(CLIPTextModel, folder / "text_encoder", torch.float32),
+    )
+
+
+def mean_of(model: Denoiser, other: Denoiser) -> Denoiser:
+    """A model whose weights lie in the middle between two of the same shape."""
+    middle, states = copy.deepcopy(model), (model.state_dict(), other.state_dict())
+    middle.load_state_dict({name: torch.lerp(value, states[1][name], 0.5) if value.is_floating_point() else value
+                            for name, value in states[0].items()})  # fmt: skip
+    return middle

@@ -6,7 +6,6 @@ run folder, scores the averaged weights on the tuning seeds, and writes them bac
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 from collections.abc import Callable
@@ -18,7 +17,6 @@ import torch
 from accelerate import PartialState
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
@@ -27,7 +25,6 @@ from transformers.utils import logging as transformers_logging
 from core2d.bundled import clip, judges, prior, scores, vae
 from core2d.bundled.cards import write_card
 from core2d.bundled.world import training_pictures
-from core2d.camera_token import CameraToken
 from core2d.denoising import Denoiser
 from core2d.errors import InputError
 from core2d.models.loading import load_model, save_model
@@ -166,7 +163,7 @@ def train_prior(family: Family) -> scores.Scores:
         text_encoder = text_tower(load_model(CLIPModel, clip_folder, torch.float32))
         model = prior.build(family.size // 2 ** (len(vae.CHANNELS) - 1), text_encoder)
     else:
-        model = load_prior(folder)
+        model = prior.load(folder)
         assert model.text_encoder is not None
         text_encoder = model.text_encoder
     model.requires_grad_(True)
@@ -211,9 +208,9 @@ def keep_prior(
     found, pipeline = scored(model)
     before, averaged = None, False
     if not family.starts_fresh(folder / "unet"):
-        standing = load_prior(folder)
+        standing = prior.load(folder)
         before, _ = scored(standing)  # judge and decoder may be others than those that its noted score came from
-        mean, middle = scored(mean_of(model, standing))
+        mean, middle = scored(prior.mean_of(model, standing))
         if mean.get(main, 0.0) > found.get(main, 0.0):
             found, pipeline, averaged = mean, middle, True
 
@@ -224,23 +221,6 @@ def keep_prior(
             write_json(temporary / "training.json", history)
 
     return _keep(family, "prior", recipe, spent, found, save, before, {"averaged": averaged})
-
-
-def load_prior(folder: Path) -> Denoiser:
-    """The parts of a prior that are trained, from its folder, in float32."""
-    return Denoiser(
-        load_model(UNet2DConditionModel, folder / "unet", torch.float32),
-        load_model(CameraToken, folder / "camera_token", torch.float32),
-        load_model(CLIPTextModel, folder / "text_encoder", torch.float32),
-    )
-
-
-def mean_of(model: Denoiser, other: Denoiser) -> Denoiser:
-    """A model whose weights lie in the middle between two of the same shape."""
-    middle, states = copy.deepcopy(model), (model.state_dict(), other.state_dict())
-    middle.load_state_dict({name: torch.lerp(value, states[1][name], 0.5) if value.is_floating_point() else value
-                            for name, value in states[0].items()})  # fmt: skip
-    return middle
 
 
 def train_judge(family: Family) -> scores.Scores:

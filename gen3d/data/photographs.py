@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,10 +11,8 @@ from torch import Tensor
 
 from gen3d.data.lenses import Lenses
 from gen3d.data.pictures import read_mask, read_picture, shrink, shrink_mask
+from gen3d.data.placement import Placement
 from gen3d.data.scene import View
-
-if TYPE_CHECKING:
-    from gen3d.data.placement import Placement
 
 
 class Photographs:

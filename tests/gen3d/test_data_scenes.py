@@ -30,7 +30,8 @@ from torch import Tensor
 from core2d.cameras import look_at
 from gen3d.data.lenses import Lens
 from gen3d.data.photographs import Photographs
-from gen3d.data.placement import Placement, place
+from gen3d.data.placement import Placement
+from gen3d.data.placing import place
 from gen3d.data.scene import Scene, load_scene
 
 FAR = Ball(center=(1000.0, -2000.0, 300.0), radius=2.0, distance=11.0)

@@ -29,7 +29,7 @@ from gen3d import nerf_export, nerf_run
 from gen3d.cli import main
 from gen3d.data.photographs import Photographs
 from gen3d.data.pictures import Split
-from gen3d.data.placement import place
+from gen3d.data.placing import place
 from gen3d.data.scene import load_scene
 from gen3d.mesh import load_mesh
 from gen3d.nerf import (
@@ -326,9 +326,7 @@ def test_cameras_that_are_a_little_off_find_back(scene: Path, tmp_path: Path) ->
     assert before > 0.5 and after < 0.4 * before
 
 
-def test_a_view_whose_pose_is_wrong_is_named(
-    scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_view_whose_pose_is_wrong_is_named(scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photographs = photographs_of(scene)
     poses = photographs.camera_to_world.clone()
     far = int((poses[:, :3, 3] - poses[2, :3, 3]).norm(dim=1).argmax())  # on the other side
