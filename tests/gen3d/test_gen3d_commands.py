@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import time
@@ -28,22 +27,6 @@ from gen3d.recipes import DreamFusionConfig, TextToMeshRecipe
 
 BIN = Path(sys.executable).parent
 Told = tuple[int, dict[str, Any], str]
-
-
-@pytest.fixture
-def command(capfd: pytest.CaptureFixture[str]) -> Callable[..., Told]:
-    """Follow `gen3d WORDS --json`: exit status, report, and what stderr says."""
-
-    def follow(*words: object) -> Told:
-        status: Any = 0
-        try:
-            main([*map(str, words), "--json"])
-        except SystemExit as leaving:
-            status = leaving.code
-        said = capfd.readouterr()
-        return status, json.loads(said.out) if said.out else {}, said.err
-
-    return follow
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -55,22 +55,6 @@ SMALL_VANILLA = VanillaConfig(rays=256, coarse=16, fine=16, width=64, depth=4, l
 Told = tuple[int, dict[str, Any], str]
 
 
-@pytest.fixture
-def command(capfd: pytest.CaptureFixture[str]) -> Callable[..., Told]:
-    """Follow `gen3d WORDS --json`: exit status, report, and what stderr says."""
-
-    def follow(*words: object) -> Told:
-        status: Any = 0
-        try:
-            main([*map(str, words), "--json"])
-        except SystemExit as leaving:
-            status = leaving.code
-        said = capfd.readouterr()
-        return status, json.loads(said.out) if said.out else {}, said.err
-
-    return follow
-
-
 @pytest.fixture(autouse=True, scope="module")
 def small() -> Iterator[None]:
     """Runs train small fields."""
