@@ -1,12 +1,12 @@
 """Autoencoder and VAE objectives for latent diffusion (Rombach et al. 2022, 2112.10752, section 3.1).
 
-The perceptual and adversarial terms of the paper need large pretrained networks. Here an L1 loss on image gradients
-stands in for them: it keeps edges sharp on a small world.
+The adversarial term of the paper is left out: an L1 loss on image gradients keeps edges sharp on a small world. The
+perceptual term takes the features of any frozen network, such as the image tower of a CLIP.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +29,21 @@ def reconstruction_loss(output: Tensor, target: Tensor, weight: Tensor) -> Tenso
     return difference.abs().mean() + 5 * (difference * (output - target)).mean() + across
 
 
+def perceptual_loss(output: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
+    """Squared distance of unit-length features, mean over places and pictures, summed over layers.
+
+    LPIPS (Zhang et al. 2018, 1801.03924, equation 1) with equal weights.
+
+    Args:
+        output, target: of each layer (b, places, channels).
+    """
+    distances = [
+        (F.normalize(ours.float(), dim=-1) - F.normalize(true.float(), dim=-1)).square().sum(-1).mean()
+        for ours, true in zip(output, target, strict=True)
+    ]
+    return torch.stack(distances).sum()
+
+
 def kl_loss(mean: Tensor, logvar: Tensor) -> Tensor:
     """KL divergence of N(mean, exp(logvar)) from N(0, 1), in nats per latent number."""
     return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
@@ -45,6 +60,8 @@ class AutoencoderTask:
         kl_weight: of the KL per latent number.
         body_weight: how much more a pixel of the body counts than one of the background.
         sample: decode a sample of the posterior rather than its mean.
+        features: of pictures (b, 3, h, w) in [-1, 1], one (b, places, channels) a layer, for the perceptual loss.
+        perceptual_weight: of that loss.
     """
 
     model: AutoencoderKL
@@ -53,6 +70,8 @@ class AutoencoderTask:
     kl_weight: float = 1e-3
     body_weight: float = 2.0
     sample: bool = True
+    features: Callable[[Tensor], Sequence[Tensor]] | None = None
+    perceptual_weight: float = 0.3
     seed: int = 0
 
     def batch(self, step: int, positions: Tensor, batch_size: int) -> dict[str, Tensor]:
@@ -66,7 +85,7 @@ class AutoencoderTask:
         return {"pictures": pictures, "masks": masks, "noise": noise}
 
     def loss(self, model: AutoencoderKL, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float | Tensor]]:
-        """Reconstruction plus weighted KL."""
+        """Reconstruction plus weighted KL plus, where there are features, what they see of the difference."""
         target = batch["pictures"].float() / 127.5 - 1.0  # (b, 3, h, w)
         weight = 1.0 + self.body_weight * batch["masks"].float()[:, None] / 255.0  # (b, 1, h, w)
         posterior = model.encode(target).latent_dist  # pyright: ignore[reportAttributeAccessIssue]
@@ -76,4 +95,11 @@ class AutoencoderTask:
         divergence = kl_loss(mean, logvar)
         error = F.mse_loss(output.detach(), target) / 4  # in [0, 1] units
         loss = reconstruction_loss(output, target, weight) + self.kl_weight * divergence
-        return loss, {"psnr": -10 * error.log10(), "kl": divergence}
+        logged: dict[str, float | Tensor] = {"psnr": -10 * error.log10(), "kl": divergence}
+        if self.features is not None:
+            with torch.no_grad():
+                wanted = self.features(target)
+            seen = perceptual_loss(self.features(output), wanted)
+            loss = loss + self.perceptual_weight * seen
+            logged["perceptual"] = seen.detach()
+        return loss, logged

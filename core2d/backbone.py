@@ -150,7 +150,51 @@ class Denoiser(ABC):
         return prediction
 
 
-class Backbone(Denoiser):
+class LatentDenoiser(Denoiser):
+    """A denoiser in the latent space of an autoencoder.
+
+    Args:
+        vae: the autoencoder.
+        scheduler_config: content of `scheduler/scheduler_config.json`.
+        sample_size: height and width of the latents, or both.
+    """
+
+    def __init__(self, vae: AutoencoderKL, scheduler_config: dict[str, Any], sample_size: int | tuple[int, int]):
+        self.vae = vae
+        self._vae_config: Any = vae.config
+        self.scheduler_config = scheduler_config
+        self.schedule = NoiseSchedule.from_config(scheduler_config)
+        self.latent_size = sample_size if isinstance(sample_size, int) else max(sample_size)
+        self.latent_channels = self._vae_config.latent_channels
+        self.vae_scale_factor = 2 ** (len(self._vae_config.block_out_channels) - 1)
+
+    def encode_images(self, images: Tensor, generator: Generators | None = None) -> Tensor:
+        pixels = (2 * images - 1).to(self.device, self.vae.dtype)  # (b, 3, H, W) in [-1, 1]
+        posterior = self.vae.encode(pixels).latent_dist  # pyright: ignore[reportAttributeAccessIssue]
+        latents = posterior.mean  # (b, c, h, w)
+        if generator is not None:
+            noise = randn_tensor(latents.shape, generator, latents.device, latents.dtype)
+            latents = latents + posterior.std * noise
+        shift, scale = self._latent_statistics(latents)
+        return ((latents - shift) * scale).to(images.dtype)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        values = latents.to(self.device, self.vae.dtype)
+        shift, scale = self._latent_statistics(values)
+        encoded: Any = values / scale + shift  # (b, c, h, w)
+        pixels = self.vae.decode(encoded, return_dict=False)[0]  # (b, 3, H, W) in about [-1, 1]
+        return (pixels / 2 + 0.5).clamp(0, 1).to(latents.dtype)
+
+    def _latent_statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Shift and scale, each (1, c or 1, 1, 1): latents = (encoder output - shift) * scale."""
+        config = self._vae_config
+        mean = getattr(config, "latents_mean", None) or [getattr(config, "shift_factor", None) or 0.0]
+        deviation = getattr(config, "latents_std", None) or [1.0]
+        scale = [config.scaling_factor / value for value in deviation]
+        return like.new_tensor(mean).view(1, -1, 1, 1), like.new_tensor(scale).view(1, -1, 1, 1)
+
+
+class Backbone(LatentDenoiser):
     """A published checkpoint of a known family, frozen: SD 1.x, SD 2.x, SDXL or PixArt, by its configs.
 
     `Backbone.load` makes one. Made from modules in memory, it freezes them: hand in copies of what is in
@@ -172,16 +216,9 @@ class Backbone(Denoiser):
         camera_token: CameraToken | None = None,
         image_encoder: CLIPVisionModelWithProjection | None = None,
     ):
-        self.family, self.vae = family, vae
+        super().__init__(vae, scheduler_config, family.denoiser.config.sample_size)
+        self.family = family
         self.camera_token, self.image_encoder = camera_token, image_encoder
-        self.scheduler_config = scheduler_config
-        self.schedule = NoiseSchedule.from_config(scheduler_config)
-        config = family.denoiser.config
-        size = config.sample_size
-        self.latent_size = size if isinstance(size, int) else max(size)
-        self.latent_channels = config.in_channels
-        self._vae_config: Any = vae.config
-        self.vae_scale_factor = 2 ** (len(self._vae_config.block_out_channels) - 1)
         self.has_camera_token = camera_token is not None
         self._cache: dict[str, TextCondition] = {}
         self._check()
@@ -252,23 +289,6 @@ class Backbone(Denoiser):
             rows.append(self._cache[prompt])
         return TextCondition.cat(rows)
 
-    def encode_images(self, images: Tensor, generator: Generators | None = None) -> Tensor:
-        pixels = (2 * images - 1).to(self.device, self.vae.dtype)  # (b, 3, H, W) in [-1, 1]
-        posterior = self.vae.encode(pixels).latent_dist  # pyright: ignore[reportAttributeAccessIssue]
-        latents = posterior.mean  # (b, c, h, w)
-        if generator is not None:
-            noise = randn_tensor(latents.shape, generator, latents.device, latents.dtype)
-            latents = latents + posterior.std * noise
-        shift, scale = self._latent_statistics(latents)
-        return ((latents - shift) * scale).to(images.dtype)
-
-    def decode(self, latents: Tensor) -> Tensor:
-        values = latents.to(self.device, self.vae.dtype)
-        shift, scale = self._latent_statistics(values)
-        encoded: Any = values / scale + shift  # (b, c, h, w)
-        pixels = self.vae.decode(encoded, return_dict=False)[0]  # (b, 3, H, W) in about [-1, 1]
-        return (pixels / 2 + 0.5).clamp(0, 1).to(latents.dtype)
-
     def encode_image_embeds(self, images: Tensor) -> Tensor:
         """(b, 3, H, W) images in [0, 1] -> (b, e) embeddings of the folder's CLIP image tower,
         differentiable.
@@ -300,14 +320,6 @@ class Backbone(Denoiser):
             raise ValueError(f"{len(features)} cameras for {rows} samples; give one, or one for each")
         return self.camera_token(features.expand(rows, -1), words)
 
-    def _latent_statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Shift and scale, each (1, c or 1, 1, 1): latents = (encoder output - shift) * scale."""
-        config = self._vae_config
-        mean = getattr(config, "latents_mean", None) or [getattr(config, "shift_factor", None) or 0.0]
-        deviation = getattr(config, "latents_std", None) or [1.0]
-        scale = [config.scaling_factor / value for value in deviation]
-        return like.new_tensor(mean).view(1, -1, 1, 1), like.new_tensor(scale).view(1, -1, 1, 1)
-
     def named_models(self) -> dict[str, torch.nn.Module]:
         """Every module, under the name of its sub-folder."""
         named = {name: self.family.parts[name] for name in self.family.models} | {"vae": self.vae}
@@ -316,7 +328,7 @@ class Backbone(Denoiser):
 
     def _check(self) -> None:
         """Refuse checkpoints that would run and mean something else."""
-        inputs, latents = self.latent_channels, self._vae_config.latent_channels
+        inputs, latents = self.family.denoiser.config.in_channels, self.latent_channels
         if inputs != latents:
             raise InputError(
                 f"the denoiser takes {inputs} channels and the autoencoder makes {latents}: "

@@ -7,11 +7,10 @@ views (the camera token), one generator for each sample, and batches that fit in
     image = pipeline("a red mug", seed=0).images[0]
 """
 
-import inspect
 import json
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,15 +23,15 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from core2d.backbone import Backbone, Camera, Denoiser, rescale_contrast
+from core2d.backbone import Backbone, Camera, Denoiser
 from core2d.camera_token import camera_features
 from core2d.errors import InputError
-from core2d.media import image_grid, save_image
-from core2d.models.families import TextCondition
 from core2d.models.loading import save_model
 from core2d.models.schedulers import make_scheduler
 from core2d.recipes import TextToImageRecipe
 from core2d.run import atomic_path, pick_device, pick_dtype, plain, write_json
+from core2d.sampling import Guided, denoise
+from core2d.sheets import check_singles, save_sheet
 
 LARGEST_BATCH = 64
 POSITIONS_AT_ONCE = 32_768  # latent positions in one call of the denoiser: 8 images of SD 1.5
@@ -170,7 +169,7 @@ class TextToImage:
         for rows in (slice(start, start + at_once) for start in range(0, count, at_once)):
             step = make_scheduler(self.backbone.scheduler_config, scheduler or self.scheduler)
             step.set_timesteps(num_inference_steps, device=self.backbone.device)
-            guide = _Guidance(
+            guide = Guided(
                 self.backbone,
                 condition[rows],
                 None if unconditional is None else unconditional[rows],
@@ -179,29 +178,10 @@ class TextToImage:
                 view if view is None or len(view) == 1 else view[rows],
             )
             start = noise[rows].to(self.backbone.device) * getattr(step, "init_noise_sigma", 1.0)
-            done.append(self._denoise(start, step, guide, generators[rows], callback_on_step_end))
+            on_step = None if callback_on_step_end is None else partial(callback_on_step_end, self)
+            done.append(denoise(guide, start, step, generators[rows], on_step))
         images = self._finish(torch.cat(done), output_type, max(1, POSITIONS_DECODED // positions))
         return TextToImageOutput(images) if return_dict else (images,)  # pyright: ignore[reportReturnType]
-
-    def _denoise(
-        self,
-        latents: Tensor,
-        scheduler: Any,
-        guide: "_Guidance",
-        generators: list[torch.Generator],
-        callback: StepCallback | None,
-    ) -> Tensor:
-        """One batch from noise to clean latents, (b, c, h, w)."""
-        # Some solvers take no generator; those that do draw the noise of each sample from its own.
-        takes_generators = "generator" in inspect.signature(scheduler.step).parameters
-        options = {"generator": generators} if takes_generators else {}
-        scaled = getattr(scheduler, "scale_model_input", lambda sample, _t: sample)  # those of flow models do not scale
-        for index, t in enumerate(scheduler.timesteps):
-            output = guide(scaled(latents, t), t)
-            latents = scheduler.step(output, t, latents, return_dict=False, **options)[0]
-            if callback is not None:
-                latents = (callback(self, index, t, {"latents": latents}) or {}).get("latents", latents)
-        return latents
 
     def _finish(self, latents: Tensor, output_type: OutputType, at_once: int) -> Any:
         if output_type == "latent":
@@ -221,26 +201,6 @@ class TextToImage:
             if side < factor or side % factor:
                 raise InputError(f"an image side of {side} pixels is not possible: give a multiple of {factor}")
         return self.backbone.latent_channels, sides[0] // factor, sides[1] // factor
-
-
-@dataclass(frozen=True)
-class _Guidance:
-    """The denoiser with its conditions filled in: the guided output at (x_t, t), as schedulers want it."""
-
-    backbone: Denoiser
-    condition: TextCondition
-    unconditional: TextCondition | None
-    scale: float
-    rescale: float
-    camera: Tensor | None
-
-    def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
-        if self.unconditional is None:
-            return self.backbone.network(x_t, t, self.condition, self.camera)
-        guided, with_text = self.backbone.network_cfg(
-            x_t, t, self.condition, self.unconditional, self.scale, self.camera
-        )
-        return rescale_contrast(guided, with_text, self.rescale) if self.rescale else guided
 
 
 def model_index(backbone: Backbone, scheduler: Any) -> dict[str, Any]:
@@ -307,9 +267,8 @@ def run(recipe: TextToImageRecipe) -> tuple[list[Path], Mapping[str, Any]]:
     """
     recipe.check()
     count = len(recipe.prompts) * recipe.num_images
-    folder = recipe.output.with_suffix("")
     if count > 1:
-        _check_folder(folder)
+        check_singles(recipe.output)
     pipeline = TextToImage.from_pretrained(recipe.model, pick_device(recipe.device), pick_dtype(recipe.dtype))
     with tqdm(total=count * recipe.steps, unit="step", disable=None, leave=False) as bar:
 
@@ -329,11 +288,11 @@ def run(recipe: TextToImageRecipe) -> tuple[list[Path], Mapping[str, Any]]:
         ).images.float()  # (n, 3, H, W)
     if not images.isfinite().all():
         raise InputError(f"the model gave numbers that are not finite in {recipe.dtype}: try --dtype float32")
-    outputs = _write(recipe, images.cpu(), folder)
+    outputs = _write(recipe, images.cpu())
     return outputs, {"images": count, "height": images.shape[2], "width": images.shape[3]}
 
 
-def _write(recipe: TextToImageRecipe, images: Tensor, folder: Path) -> list[Path]:
+def _write(recipe: TextToImageRecipe, images: Tensor) -> list[Path]:
     """Write the image, or the single ones and their sheet; the output of the command comes first."""
     settings = plain(asdict(recipe))
     for name in ("output", "json", "device"):
@@ -344,21 +303,5 @@ def _write(recipe: TextToImageRecipe, images: Tensor, folder: Path) -> list[Path
         for prompt in recipe.prompts
         for index in range(recipe.num_images)
     ]
-    if len(images) == 1:
-        return [save_image(recipe.output, images[0], texts[0])]
-    names = [f"{index:03d}{recipe.output.suffix}" for index in range(len(images))]
     is_table = recipe.num_images > 1 and len(recipe.prompts) > 1
-    with atomic_path(folder) as temporary:
-        temporary.mkdir()
-        for name, image, text in zip(names, images, texts, strict=True):
-            save_image(temporary / name, image, text)
-        save_image(recipe.output, image_grid(images, recipe.num_images if is_table else None), sheet_text)
-    return [recipe.output, *(folder / name for name in names)]
-
-
-def _check_folder(folder: Path) -> None:
-    """Refuse to replace a folder that holds anything but single images of an earlier run."""
-    if folder.is_dir() and all(re.fullmatch(r"\d{3,}\.\w+", path.name) for path in folder.iterdir()):
-        return
-    if folder.exists():
-        raise InputError(f"the single images would replace {folder}, which holds something else: name another output")
+    return save_sheet(recipe.output, images, texts, sheet_text, recipe.num_images if is_table else None)

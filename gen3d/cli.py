@@ -11,11 +11,12 @@ from core2d.run import fail
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run `gen3d` with `arguments` (those of the process by default)."""
-    from gen3d import nerf_recipes, recipes
+    from gen3d import nerf_recipes, recipes, zero123_recipes
 
     told: dict[str, Any] = {}  # what was reported and decides about the exit status
     commands: dict[str, Command] = {
         "text-to-mesh": (recipes.TextToMeshRecipe, partial(text_to_mesh, told)),
+        "novel-views": (zero123_recipes.NovelViewsRecipe, novel_views),
         "nerf": (nerf_recipes.NerfRecipe, partial(nerf, time.perf_counter())),
         "eval": (nerf_recipes.EvalRecipe, evaluate),
         "export": (recipes.ExportRecipe, export),
@@ -40,6 +41,12 @@ def text_to_mesh(told: dict[str, Any], recipe: Any) -> Result:
     outputs, metrics = gallery.run(recipe)
     told.update(failed=metrics["failed"], prompts=len(recipe.all_prompts()))
     return outputs, metrics
+
+
+def novel_views(recipe: Any) -> Result:
+    from gen3d.novel_views import run
+
+    return run(recipe)
 
 
 def nerf(started: float, recipe: Any) -> Result:

@@ -20,6 +20,7 @@ from pathlib import Path
 import _suite_mesh_quality as mesh
 import _suite_nerf_quality as nerf
 import _suite_prior_quality as prior
+import _suite_zero123_quality as zero123
 from _measure import ROOT
 from _suite import REPORTING_SEED, follow, suite_parser
 
@@ -27,8 +28,8 @@ from core2d.errors import InputError
 from core2d.run import main_guard
 from core2d.toybox import world
 
-SUITES = {"prior": prior.SUITE, "mesh": mesh.SUITE, "nerf": nerf.SUITE}
-PICTURES = {"prior": prior.write_pictures, "mesh": mesh.write_pictures, "nerf": nerf.write_pictures}
+MODULES = {"prior": prior, "mesh": mesh, "nerf": nerf, "zero123": zero123}
+SUITES = {name: module.SUITE for name, module in MODULES.items()}
 
 
 def main() -> int:
@@ -41,7 +42,7 @@ def main() -> int:
     if given.seed is None:
         given.seed = world.TUNING_SEEDS[0] if given.tuning else REPORTING_SEED
     if given.pictures:
-        PICTURES[given.suite](given.assets.resolve(), given.seed, given.pictures)
+        MODULES[given.suite].write_pictures(given.assets.resolve(), given.seed, given.pictures)
         return 0
     if given.tuning:
         check_tuning(given)

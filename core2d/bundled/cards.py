@@ -47,6 +47,16 @@ batch is (before its last training a quarter, from as many rejects as pictures o
 many clips.
 """,
     ),
+    "toybox-zero123": (
+        "Zero-1-to-3 of Toybox: one picture's object from other views",
+        """\
+`unet/` started as that of toybox-sd, with four more input channels for the latent of the picture; `camera_projection/`
+joins the embedding of toybox-clip's image tower and the view to four context tokens (the published models have one and
+no hidden layer). The autoencoder of toybox-sd and the image tower of toybox-clip are borrowed, as `borrowed.json` says.
+It learned from objects on white, eight random sides of each; the classes in `gen3d/toybox_views.py` were left out. A
+picture counts below as one side of an object.
+""",
+    ),
 }
 LIMITS = """\
 They know Toybox and nothing else: words outside its grammar mean little to them, photographs nothing. Pictures are
@@ -67,12 +77,12 @@ def write_card(folder: Path) -> None:
 
 SCORES_NOTE = """\
 Of the last kept training of each stage, on the tuning seeds. The reported numbers, on other seeds, are in
-`benchmarks/quality-prior.json`.
+`benchmarks/`.
 """
 
 
 def _training(lines: list[dict]) -> Iterable[str]:
-    yield f"Data: Toybox v{world.VERSION}, drawn by `core2d/toybox`; recipes: `core2d/bundled`."
+    yield f"Data: Toybox v{world.VERSION}, drawn by `core2d/toybox`; recipes: `core2d/bundled` and `gen3d/bundled.py`."
     yield "One row a call of `python scripts/train_bundled.py STAGE`:\n"
     yield "| stage | kept | pictures | size | steps | batch | learning rate | hours | machine |"
     yield "|---|---|---|---|---|---|---|---|---|"

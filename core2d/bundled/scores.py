@@ -55,6 +55,18 @@ def vae_scores(vae: AutoencoderKL, seed: int, size: int, count: int = 512) -> Sc
 
 
 @torch.no_grad()
+def reconstruction_scores(vae: AutoencoderKL, judge: PictureJudge, seed: int, size: int, count: int = 1024) -> Scores:
+    """How the judge reads reconstructions of stills: what no sample of a prior on this autoencoder can exceed."""
+    scenes = [still(seed, i, kind="object") for i in range(count)]
+    rgb, _ = pictures_of(scenes, size)
+    means = [vae.encode(2 * part - 1).latent_dist.mean for part in rgb.split(64)]  # pyright: ignore
+    output = torch.cat([vae.decode(mean).sample for mean in means])  # pyright: ignore[reportAttributeAccessIssue]
+    verdict = judge.judge((output / 2 + 0.5).clamp(0, 1))
+    classes = torch.tensor([labels_of(scene)[0] for scene in scenes])
+    return {"read": _share(verdict.classes == classes), "read_rejected": _share(verdict.classes == REJECT)}
+
+
+@torch.no_grad()
 def clip_scores(model: CLIPModel, tokenizer: CLIPTokenizer, seed: int, size: int, rounds: int = 16) -> Scores:
     """Top-1 retrieval of the caption of each of 64 pictures, and back; the 64 differ in class or colour."""
     to_text, to_image = [], []

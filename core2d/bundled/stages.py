@@ -93,7 +93,7 @@ class Stage:
 
 
 def train_vae(family: Family) -> scores.Scores:
-    """The autoencoder. Once a prior stands on its latents, only the decoder is trained on."""
+    """The autoencoder, seen through CLIP's eyes once there is one; under a prior, only its decoder is trained on."""
     folder = family.assets / "toybox-sd" / "vae"
     torch.manual_seed(1)
     fresh = family.starts_fresh(folder)
@@ -105,21 +105,32 @@ def train_vae(family: Family) -> scores.Scores:
     if stands:
         model.encoder.requires_grad_(False)
         model.quant_conv.requires_grad_(False)  # pyright: ignore[reportOptionalMemberAccess]
-    with _processes().main_process_first():
+    with processes().main_process_first():
         pictures = training_pictures(family.data, family.pictures, family.size)
     recipe = family.recipe(vae.RECIPE)
-    spent = _train(family, "vae", vae.task(model, pictures), recipe)
+    clip_folder = family.assets / "toybox-clip"
+    eyes = load_model(CLIPModel, clip_folder, torch.float32) if clip_folder.is_dir() else None
+    spent = run_training(family, "vae", vae.task(model, pictures, eyes), recipe)
     if not stands:
         mean, deviation = prior.encode_latents(model, pictures.first(2048))
         second_moment = (mean.float().square() + deviation.float().square()).mean() - mean.float().mean().square()
         model.register_to_config(scaling_factor=round(second_moment.rsqrt().item(), 5))
-    found = scores.vae_scores(model, world.TUNING_SEEDS[0], family.size)
+    judge, seed = family.assets / "toybox-judge", world.TUNING_SEEDS[0]
+    found = scores.vae_scores(model, seed, family.size) | _read(model, judge, seed, family.size)
+    before = None if fresh else _read(load_model(AutoencoderKL, folder, torch.float32), judge, seed, family.size)
 
     def save() -> None:
         with atomic_path(folder) as temporary:
             save_model(model, temporary, torch.float16)
 
-    return _keep(family, "vae", recipe, spent, found, save)
+    return keep(family, STAGES["vae"], recipe, spent, found, save, before)
+
+
+def _read(model: AutoencoderKL, judge_folder: Path, seed: int, size: int) -> scores.Scores:
+    """How its reconstructions are read; nothing if no judge has been trained yet."""
+    if not (judge_folder / "picture.safetensors").is_file():
+        return {}
+    return scores.reconstruction_scores(model, load_picture_judge(judge_folder), seed, size)
 
 
 def train_clip(family: Family) -> scores.Scores:
@@ -132,21 +143,21 @@ def train_clip(family: Family) -> scores.Scores:
     else:
         tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         model = load_model(CLIPModel, folder, torch.float32).requires_grad_(True)
-    with _processes().main_process_first():
+    with processes().main_process_first():
         pictures = training_pictures(family.data, family.pictures, family.size)
     recipe = family.recipe(clip.RECIPE)
-    spent = _train(family, "clip", clip.task(model, tokenizer, pictures), recipe)
+    spent = run_training(family, "clip", clip.task(model, tokenizer, pictures), recipe)
     found = scores.clip_scores(model, tokenizer, world.TUNING_SEEDS[0], family.size)
 
     def save() -> None:
-        history = _history(folder)
+        history = history_of(folder)
         with atomic_path(folder) as temporary:
             save_model(model, temporary, torch.float16)
             tokenizer.save_pretrained(temporary)
             write_json(temporary / "preprocessor_config.json", clip.image_processor(family.size))
             write_json(temporary / "training.json", history)
 
-    return _keep(family, "clip", recipe, spent, found, save)
+    return keep(family, STAGES["clip"], recipe, spent, found, save)
 
 
 def train_prior(family: Family) -> scores.Scores:
@@ -167,7 +178,7 @@ def train_prior(family: Family) -> scores.Scores:
         assert model.text_encoder is not None
         text_encoder = model.text_encoder
     model.requires_grad_(True)
-    with _processes().main_process_first():
+    with processes().main_process_first():
         pictures = training_pictures(family.data, family.pictures, family.size)
     accelerator = torch.accelerator.current_accelerator() or torch.device("cpu")
     autoencoder.to(accelerator)  # pyright: ignore[reportArgumentType]
@@ -179,7 +190,7 @@ def train_prior(family: Family) -> scores.Scores:
     if accelerator.type == "cpu":  # where the backward of torch's fused attention is half of a whole step
         model.unet.set_attn_processor(AttnProcessor())
         text_encoder.set_attn_implementation("eager")
-    spent = _train(family, "prior", task, recipe)
+    spent = run_training(family, "prior", task, recipe)
     model.unet.set_attn_processor(AttnProcessor2_0())
     text_encoder.set_attn_implementation("sdpa")
     return keep_prior(family, model, autoencoder, tokenizer, recipe, spent)
@@ -215,12 +226,12 @@ def keep_prior(
             found, pipeline, averaged = mean, middle, True
 
     def save() -> None:
-        history = _history(folder)
+        history = history_of(folder)
         with atomic_path(folder) as temporary:
             pipeline.save_pretrained(temporary, torch.float16)
             write_json(temporary / "training.json", history)
 
-    return _keep(family, "prior", recipe, spent, found, save, before, {"averaged": averaged})
+    return keep(family, STAGES["prior"], recipe, spent, found, save, before, {"averaged": averaged})
 
 
 def train_judge(family: Family) -> scores.Scores:
@@ -263,18 +274,18 @@ def _train_judge(
     torch.manual_seed(4)
     model = fresh() if family.starts_fresh(folder / f"{file}.safetensors") else load(folder)
     model.requires_grad_(True)
-    with _processes().main_process_first():
+    with processes().main_process_first():
         work = task(model)
     recipe = family.recipe(recipe)
-    spent = _train(family, stage, work, recipe)
+    spent = run_training(family, stage, work, recipe)
     found = score(model.eval(), world.TUNING_SEEDS[0])
-    return _keep(family, stage, recipe, spent, found, lambda: _save_judge(model, folder, file))
+    return keep(family, STAGES[stage], recipe, spent, found, lambda: _save_judge(model, folder, file))
 
 
 STAGES = {
     stage.name: stage
     for stage in (
-        Stage("vae", "toybox-sd", train_vae, "psnr", "autoencoder of the prior"),
+        Stage("vae", "toybox-sd", train_vae, "read", "autoencoder of the prior"),
         Stage("clip", "toybox-clip", train_clip, "image_to_text_top1", "text and image towers"),
         Stage("judge", "toybox-judge", train_judge, "balanced", "reads class, colour and view of a picture"),
         Stage("prior", "toybox-sd", train_prior, "both", "text-to-image UNet with its camera token"),
@@ -303,7 +314,7 @@ def prior_and_camera_scores(pipeline: TextToImage, seed: int, judge_folder: Path
 
 def state_of(family: Family, stage: Stage) -> dict[str, object]:
     """What the last kept training of a stage says: steps, hours and scores over all its calls."""
-    lines = [line for line in _history(family.assets / stage.folder) if line["stage"] == stage.name]
+    lines = [line for line in history_of(family.assets / stage.folder) if line["stage"] == stage.name]
     if not lines:
         return {"stage": stage.name, "state": "not trained", "about": stage.about}
     total = {"steps": sum(line["steps"] for line in lines), "hours": sum(line["seconds"] for line in lines) / 3600}
@@ -319,7 +330,7 @@ class Spent:
     seconds: float
 
 
-def _train(family: Family, name: str, task: Task[Any], recipe: TrainingRecipe) -> Spent:
+def run_training(family: Family, name: str, task: Task[Any], recipe: TrainingRecipe) -> Spent:
     """Train and leave the averaged weights in the task's model; calls that were stopped count in the one after them."""
     transformers_logging.disable_progress_bar()
     folder = family.runs / name
@@ -328,18 +339,19 @@ def _train(family: Family, name: str, task: Task[Any], recipe: TrainingRecipe) -
     result = train(task, recipe, folder, resume=family.resume)
     task.model.load_state_dict(result.ema)
     task.model.cpu().eval()
-    if _processes().is_main_process:
+    if processes().is_main_process:
         write_json(diary, {"steps": result.step, "seconds": result.seconds})
     return Spent(result.step - counted["steps"], result.seconds - counted["seconds"])
 
 
-def _processes() -> PartialState:
+def processes() -> PartialState:
+    """Which of how many processes this is."""
     return PartialState(cpu=not torch.accelerator.is_available())
 
 
-def _keep(
+def keep(
     family: Family,
-    name: str,
+    stage: Stage,
     recipe: TrainingRecipe,
     spent: Spent,
     found: scores.Scores,
@@ -351,20 +363,19 @@ def _keep(
 
     `shipped` are the scores of the weights that stand, where those in the diary may be out of date; `facts` go into it.
     """
-    if not _processes().is_main_process:
+    if not processes().is_main_process:
         return found
-    stage = STAGES[name]
     folder = family.assets / stage.folder
     before = None if family.fresh else (shipped or state_of(family, stage)).get(stage.main_score)
     now = found.get(stage.main_score)
     kept = not isinstance(before, float) or (now is not None and now > before)
     if now is not None and not math.isfinite(now):
-        raise FloatingPointError(f"the {stage.main_score} of {name} is {now}: the weights in {folder} stay")
+        raise FloatingPointError(f"the {stage.main_score} of {stage.name} is {now}: the weights in {folder} stay")
     folder.mkdir(parents=True, exist_ok=True)
     if kept:
         save()
     line = {
-        "stage": name,
+        "stage": stage.name,
         "kept": kept,
         "steps": spent.steps,
         "seconds": round(spent.seconds, 1),
@@ -376,13 +387,14 @@ def _keep(
         **(facts or {}),
         "scores": {key: round(value, 4) for key, value in found.items()},
     }
-    earlier = [entry for entry in _history(folder) if not (family.fresh and entry["stage"] == name)]
+    earlier = [entry for entry in history_of(folder) if not (family.fresh and entry["stage"] == stage.name)]
     write_json(folder / "training.json", [*earlier, line])
     write_card(folder)
     return found
 
 
-def _history(folder: Path) -> list[dict]:
+def history_of(folder: Path) -> list[dict]:
+    """The lines of a folder's `training.json`."""
     path = folder / "training.json"
     return json.loads(path.read_text()) if path.is_file() else []
 

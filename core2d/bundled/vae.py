@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from torch import Tensor
+from transformers import CLIPModel
 
 from core2d.autoencoder import AutoencoderTask
 from core2d.bundled.world import picture_rows
@@ -36,6 +39,13 @@ def build(size: int) -> AutoencoderKL:
     )
 
 
-def task(model: AutoencoderKL, pictures: Pictures) -> AutoencoderTask:
-    """Train `model` on `pictures`."""
-    return AutoencoderTask(model, partial(picture_rows, pictures), len(pictures), body_weight=4.0, seed=11)
+def task(model: AutoencoderKL, pictures: Pictures, clip: CLIPModel | None = None) -> AutoencoderTask:
+    """Train `model` on `pictures`; with a trained `clip`, its image tower says what a difference looks like."""
+
+    def features(shown: Tensor) -> Sequence[Tensor]:  # clip's own normalisation is [-1, 1] too
+        return clip.vision_model(pixel_values=shown, output_hidden_states=True).hidden_states[1:]  # pyright: ignore
+
+    return AutoencoderTask(
+        model, partial(picture_rows, pictures), len(pictures), body_weight=4.0, features=features if clip else None,
+        seed=11,
+    )  # fmt: skip

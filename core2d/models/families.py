@@ -34,18 +34,20 @@ class TextCondition:
     tokens: (b, n, d) context of the denoiser.
     pooled: (b, p) summary of the prompt, where the family uses one (SDXL).
     mask: (b, n) 1 where a token is real, where the family hides padding (PixArt).
+    latents: (b, c, h, w) joined to the noisy latents along the channels, where a picture is told too (Zero-1-to-3).
     """
 
     tokens: Tensor
     pooled: Tensor | None = None
     mask: Tensor | None = None
+    latents: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "TextCondition":
         """The same change of every part."""
-        parts = (None if part is None else change(part) for part in (self.pooled, self.mask))
+        parts = (None if part is None else change(part) for part in (self.pooled, self.mask, self.latents))
         return TextCondition(change(self.tokens), *parts)
 
     def __getitem__(self, rows: slice | list[int] | Tensor) -> "TextCondition":
@@ -64,9 +66,9 @@ class TextCondition:
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "TextCondition":
         """On a device, tokens and pooled in a dtype."""
-        pooled = None if self.pooled is None else self.pooled.to(device, dtype)
+        pooled, latents = (None if part is None else part.to(device, dtype) for part in (self.pooled, self.latents))
         mask = None if self.mask is None else self.mask.to(device)
-        return TextCondition(self.tokens.to(device, dtype), pooled, mask)
+        return TextCondition(self.tokens.to(device, dtype), pooled, mask, latents)
 
     def append(self, tokens: Tensor) -> "TextCondition":
         """With more context tokens (b, m, d) after the text."""
@@ -80,10 +82,12 @@ class TextCondition:
         """All rows of several conditions of one backbone."""
         pooled = [one.pooled for one in conditions if one.pooled is not None]
         masks = [one.mask for one in conditions if one.mask is not None]
+        latents = [one.latents for one in conditions if one.latents is not None]
         return TextCondition(
             torch.cat([one.tokens for one in conditions]),
             pooled=torch.cat(pooled) if pooled else None,
             mask=torch.cat(masks) if masks else None,
+            latents=torch.cat(latents) if latents else None,
         )
 
 

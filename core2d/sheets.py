@@ -1,0 +1,53 @@
+"""Several pictures as one file: a sheet, with the single pictures in a folder beside it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from core2d.errors import InputError
+from core2d.media import image_grid, save_image
+from core2d.run import atomic_path
+
+
+def save_sheet(
+    output: Path,
+    images: Tensor,
+    texts: Sequence[Mapping[str, Any]],
+    sheet_text: Mapping[str, Any],
+    columns: int | None = None,
+) -> list[Path]:
+    """Write one picture as it is; of several a sheet, and `000.png`, `001.png`, ... in a folder of the same name.
+
+    Args:
+        output: picture to write; the folder is called like it, without suffix.
+        images: (n, 3, H, W) in [0, 1].
+        texts: what is noted in each single picture, `sheet_text` what is noted in the sheet.
+        columns: of the sheet; None for about a square.
+
+    Returns:
+        What was written, the output first.
+    """
+    if len(images) == 1:
+        return [save_image(output, images[0], texts[0])]
+    folder = output.with_suffix("")
+    names = [f"{index:03d}{output.suffix}" for index in range(len(images))]
+    with atomic_path(folder) as temporary:
+        temporary.mkdir()
+        for name, image, text in zip(names, images, texts, strict=True):
+            save_image(temporary / name, image, text)
+        save_image(output, image_grid(images, columns), sheet_text)
+    return [output, *(folder / name for name in names)]
+
+
+def check_singles(output: Path) -> None:
+    """Refuse to replace a folder that holds anything but single pictures of an earlier run."""
+    folder = output.with_suffix("")
+    if folder.is_dir() and all(re.fullmatch(r"\d{3,}\.\w+", path.name) for path in folder.iterdir()):
+        return
+    if folder.exists():
+        raise InputError(f"the single images would replace {folder}, which holds something else: name another output")

@@ -1,0 +1,98 @@
+"""toybox-zero123: how the bundled Zero-1-to-3 is made. A stage of `scripts/train_bundled.py`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+from core2d.bundled.clip import WIDTH
+from core2d.bundled.prior import scheduler
+from core2d.bundled.scores import Scores
+from core2d.bundled.stages import Family, Stage, history_of, keep, processes, run_training
+from core2d.errors import InputError
+from core2d.models.loading import load_model, read_json
+from core2d.run import write_json
+from core2d.schedule import NoiseSchedule
+from core2d.toybox import world
+from core2d.toybox.judge import load_picture_judge
+from core2d.training import TrainingRecipe
+from gen3d.camera_projection import CameraProjection
+from gen3d.toybox_views import toybox_renders
+from gen3d.zero123 import NovelViews, Zero123
+from gen3d.zero123_formats import Zero123Parts, read_zero123, write_zero123
+from gen3d.zero123_formats.folders import load_image_encoder
+from gen3d.zero123_scores import cases, view_scores
+from gen3d.zero123_training import ViewConditioned, ViewPairTask, encode_pairs, with_picture_channels
+
+SEED = 0  # of `world.GENERATOR_SEEDS`
+VIEWS_EACH = 8  # pictures of an object: 56 ordered pairs
+TOKENS, HIDDEN = 4, 256
+BORROWED = {"vae": ["toybox-sd", "vae"], "image_encoder": ["toybox-clip", "."]}
+RECIPE = TrainingRecipe(
+    steps=10_000, batch_size=64, learning_rate=8e-4, warmup_steps=200, ema_decay=0.999, checkpoint_every=250
+)
+STEPS = 25  # of DDIM, for the scores
+
+
+def train_zero123(family: Family) -> Scores:
+    """The UNet of the prior, told of a picture and a view instead of words."""
+    folder, prior = family.assets / "toybox-zero123", family.assets / "toybox-sd"
+    if not (prior / "unet").is_dir():
+        raise InputError(f"toybox-zero123 starts from {prior}: train the prior first")
+    fresh = family.starts_fresh(folder / "unet")
+    parts = fresh_parts(family.assets) if fresh else read_zero123(folder)[0]
+    with processes().main_process_first():
+        place = family.data / f"v{world.VERSION}-views-{family.size}px-{family.pictures}"
+        renders = toybox_renders(place, SEED, family.pictures // VIEWS_EACH, VIEWS_EACH, family.size)
+    eyes = Zero123(parts).to(torch.accelerator.current_accelerator() or torch.device("cpu"))
+    pairs = encode_pairs(renders, parts.vae, eyes.embed)
+    eyes.to(torch.device("cpu"))
+    model = ViewConditioned(parts.unet, parts.projection).requires_grad_(True)
+    task = ViewPairTask(model, pairs, NoiseSchedule.from_config(scheduler().config), seed=15)
+    recipe = family.recipe(RECIPE)
+    if not torch.accelerator.is_available():  # where the backward of torch's fused attention is half of a whole step
+        model.unet.set_attn_processor(AttnProcessor())
+    spent = run_training(family, "zero123", task, recipe)
+    model.unet.set_attn_processor(AttnProcessor2_0())
+    found = scores_of(Zero123(parts), family.assets / "toybox-judge")
+    return keep(family, ZERO123, recipe, spent, found, lambda: save(folder, parts))
+
+
+def scores_of(model: Zero123, judge_folder: Path) -> Scores:
+    """On the tuning seed; none if no judge has been trained yet."""
+    if not (judge_folder / "picture.safetensors").is_file():
+        return {}
+    wanted, draw = cases(world.TUNING_SEEDS[0]), NovelViews(model)
+    found = [draw(case.picture, case.views, num_inference_steps=STEPS) for case in wanted]
+    return view_scores(found, wanted, load_picture_judge(judge_folder))
+
+
+def fresh_parts(assets: Path) -> Zero123Parts:
+    """The UNet of the prior, which does not look at pictures yet, and the parts that are borrowed."""
+    torch.manual_seed(5)
+    clip = assets / "toybox-clip"
+    seen = read_json(clip / "preprocessor_config.json")
+    return Zero123Parts(
+        with_picture_channels(load_model(UNet2DConditionModel, assets / "toybox-sd" / "unet", torch.float32)),
+        load_model(AutoencoderKL, assets / "toybox-sd" / "vae", torch.float32),
+        load_image_encoder(clip, torch.float32),
+        CameraProjection(WIDTH, tokens=TOKENS, hidden_dim=HIDDEN),
+        scheduler_config={"_class_name": "DDIMScheduler", **scheduler().config},
+        image_mean=tuple(seen["image_mean"]),
+        image_std=tuple(seen["image_std"]),
+    )
+
+
+def save(folder: Path, parts: Zero123Parts) -> None:
+    """Write what is its own: the autoencoder and the image tower are those of toybox-sd and toybox-clip."""
+    history = history_of(folder)
+    write_zero123(folder, parts, "diffusers", torch.float16, BORROWED)
+    if history:
+        write_json(folder / "training.json", history)
+
+
+ZERO123 = Stage("zero123", "toybox-zero123", train_zero123, "psnr", "novel views of one picture")

@@ -1,0 +1,70 @@
+"""The work behind `gen3d novel-views`: a picture as people have it, and its object from other views."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from core2d.cameras import degrees
+from core2d.media import to_uint8, write_video
+from core2d.run import pick_device, pick_dtype, plain
+from core2d.sheets import check_singles, save_sheet
+from gen3d.data.single_picture import MARGIN, Subject, on_background, read_subject
+from gen3d.zero123 import NovelViews, Zero123, view_by
+from gen3d.zero123_recipes import NovelViewsRecipe, PictureRecipe
+
+Result = tuple[list[Path], Mapping[str, Any]]
+
+COLUMNS = 6
+TOYBOX_MARGIN = 0.16  # of a side: what a Toybox object leaves free, seen from where the bundled model looks
+
+
+def run(recipe: NovelViewsRecipe) -> Result:
+    """Follow `gen3d novel-views`."""
+    recipe.check()
+    is_film = recipe.output.suffix.lower() == ".mp4"
+    if not is_film and len(recipe.azimuths) > 1:
+        check_singles(recipe.output)
+    model = Zero123.load(recipe.model, pick_device(recipe.device), pick_dtype(recipe.dtype))
+    subject = subject_of(recipe, model)
+    azimuths, elevations = degrees(recipe.azimuths), degrees(recipe.elevation)
+    pictures = NovelViews(model, recipe.scheduler)(
+        on_background(subject.rgba),
+        view_by(azimuths, elevations.expand_as(azimuths)),
+        elevation=math.radians(recipe.picture_elevation),
+        num_inference_steps=recipe.steps,
+        guidance_scale=recipe.cfg,
+        seed=recipe.seed,
+    )
+    outputs = _write(recipe, pictures.float().cpu())
+    facts = {"views": len(pictures), "size": pictures.shape[-1], "foreground_by": subject.found_by}
+    return outputs, facts
+
+
+def subject_of(recipe: PictureRecipe, model: Zero123) -> Subject:
+    """The object in the picture, as the model wants to see it; how it was found is said."""
+    margin = TOYBOX_MARGIN if recipe.model.startswith("toybox") else MARGIN
+    subject = read_subject(
+        recipe.picture, model.image_size, recipe.mask, recipe.foreground, margin=margin, recentre=recipe.recentre
+    )
+    sys.stderr.write(f"the object was found by {subject.found_by}\n")
+    return subject
+
+
+def _write(recipe: NovelViewsRecipe, pictures: Tensor) -> list[Path]:
+    """A film, or the single pictures and their sheet."""
+    if recipe.output.suffix.lower() == ".mp4":
+        return [write_video(recipe.output, iter(to_uint8(pictures)), recipe.fps)]
+    settings = plain(asdict(recipe))
+    for name in ("output", "json", "device"):
+        settings.pop(name)
+    told = {"recipe": json.dumps(settings)}
+    texts = [told | {"azimuth": angle, "seed": recipe.seed + i} for i, angle in enumerate(recipe.azimuths)]
+    return save_sheet(recipe.output, pictures, texts, told, min(COLUMNS, len(pictures)))
