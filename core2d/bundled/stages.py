@@ -116,8 +116,8 @@ def train_vae(family: Family) -> scores.Scores:
         second_moment = (mean.float().square() + deviation.float().square()).mean() - mean.float().mean().square()
         model.register_to_config(scaling_factor=round(second_moment.rsqrt().item(), 5))
     judge, seed = family.assets / "toybox-judge", world.TUNING_SEEDS[0]
-    found = scores.vae_scores(model, seed, family.size) | _read(model, judge, seed, family.size)
     before = None if fresh else _read(load_model(AutoencoderKL, folder, torch.float32), judge, seed, family.size)
+    found = scores.vae_scores(model, seed, family.size) | _read(model, judge, seed, family.size)
 
     def save() -> None:
         with atomic_path(folder) as temporary:

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPTokenizer
 
+import gen3d.bundled
 from core2d.bundled import clip, judges, prior, scores, stages, vae
 from core2d.bundled.cards import ABOUT
 from core2d.bundled.world import picture_rows, training_pictures
@@ -28,6 +29,7 @@ from core2d.toybox.dataset import Pictures, azimuth_bin, labels_of, mixed_scene
 from core2d.toybox.judge import REJECT, MotionJudge, PictureJudge, Verdict, load_picture_judge
 from core2d.toybox.scene import moment, still
 from core2d.training import TrainingResult
+from gen3d.bundled import ZERO123
 
 
 @pytest.fixture(scope="module")
@@ -358,16 +360,19 @@ def test_all_stages_in_miniature(
         view = None if camera is None else type(camera)(camera.camera_to_world[:2], camera.fov_y[:2])
         return real_samples(pipeline, prompts[:2], seed, guidance, view)[torch.arange(len(prompts)) % 2]
 
-    mains = {"vae_scores": "psnr", "clip_scores": "image_to_text_top1", "judge_scores": "balanced"}
+    mains = {"reconstruction_scores": "read", "clip_scores": "image_to_text_top1", "judge_scores": "balanced"}
     mains |= {"motion_judge_scores": "motion", "prior_scores": "both"}
     real_samples = scores.draw_samples
     monkeypatch.setattr(scores, "draw_samples", few_samples)
     monkeypatch.setattr(scores, "STEPS", 2)
-    rising("vae_scores", count=16)
+    rising("reconstruction_scores", count=16)
+    monkeypatch.setattr(scores, "vae_scores", partial(scores.vae_scores, count=16))
     rising("clip_scores", rounds=1)
     rising("judge_scores", count=16, rejects=8)
     rising("motion_judge_scores", count=32, size=16)
     rising("prior_scores")
+    monkeypatch.setattr(gen3d.bundled, "STEPS", 2)
+    monkeypatch.setattr(gen3d.bundled, "cases", partial(gen3d.bundled.cases, count=2, held_out=1))
     assets, runs = tmp_path / "assets", tmp_path / "runs"
     main = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "train_bundled.py"))["main"]
 
@@ -377,17 +382,18 @@ def test_all_stages_in_miniature(
         main()
         return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
-    assert [line["state"] for line in call("--list")] == ["not trained"] * 5
+    assert [line["state"] for line in call("--list")] == ["not trained"] * 6
     assert not assets.exists()
-    first = call("vae", "clip", "judge", "prior", "motion-judge")
-    assert [line["stage"] for line in first] == list(stages.STAGES)
-    for stage, found in zip(stages.STAGES.values(), first, strict=True):
-        assert stage.main_score in found
+    first = call("vae", "clip", "judge", "prior", "motion-judge", "zero123")
+    every = (*stages.STAGES.values(), ZERO123)
+    assert [line["stage"] for line in first] == [stage.name for stage in every]
+    for stage, found in zip(every, first, strict=True):
+        assert stage.main_score in found or stage.name == "vae"  # which had no judge yet
         card = (assets / stage.folder / "README.md").read_text()
         for name, value in found.items():
             assert name == "stage" or f"| {stage.name} | {name} | {round(value, 4):.4g} |" in card
     assert {"view_word", "camera_azimuth", "held_out_both"} <= first[3].keys()
-    assert [(line["state"], line["steps"]) for line in call("--list")] == [("trained", 3)] * 5
+    assert [(line["state"], line["steps"]) for line in call("--list")] == [("trained", 3)] * 6
 
     folder = assets / "toybox-sd"
     generator = torch.Generator().manual_seed(0)
@@ -404,7 +410,7 @@ def test_all_stages_in_miniature(
 
     before = {name: weights(name) for name in ("vae", "unet", "camera_token")}
     scaling = json.loads((folder / "vae" / "config.json").read_text())["scaling_factor"]
-    call("vae", "prior")  # from what ships: a prior stands on these latents, so only the decoder may change
+    call("vae", "prior", "zero123")  # from what ships: a prior stands on these latents, so only the decoder may change
     for name, tensor in weights("vae").items():
         frozen = name.startswith(("encoder.", "quant_conv."))
         assert not frozen or torch.equal(tensor, before["vae"][name]), name
@@ -413,4 +419,4 @@ def test_all_stages_in_miniature(
     for name in ("unet", "camera_token"):
         after = weights(name)
         assert any(not torch.equal(tensor, before[name][key]) for key, tensor in after.items()), name
-    assert [line["steps"] for line in call("--list")] == [6, 3, 3, 6, 3]
+    assert [line["steps"] for line in call("--list")] == [6, 3, 3, 6, 3, 6]
