@@ -15,7 +15,7 @@ from core2d.bundled.scores import Scores
 from core2d.bundled.stages import Family, Stage, history_of, keep, processes, run_training
 from core2d.errors import InputError
 from core2d.models.loading import load_model, read_json
-from core2d.run import write_json
+from core2d.run import atomic_path, write_json
 from core2d.schedule import NoiseSchedule
 from core2d.toybox import world
 from core2d.toybox.judge import load_picture_judge
@@ -31,6 +31,7 @@ from gen3d.zero123_training import ViewConditioned, ViewPairTask, encode_pairs, 
 SEED = 0  # of `world.GENERATOR_SEEDS`
 VIEWS_EACH = 8  # pictures of an object: 56 ordered pairs
 TOKENS, HIDDEN = 4, 256
+MARGIN = 0.16  # of a side: what a Toybox object leaves free, seen from where its cameras stand
 BORROWED = {"vae": ["toybox-sd", "vae"], "image_encoder": ["toybox-clip", "."]}
 RECIPE = TrainingRecipe(
     steps=10_000, batch_size=64, learning_rate=8e-4, warmup_steps=200, ema_decay=0.999, checkpoint_every=250
@@ -58,15 +59,18 @@ def train_zero123(family: Family) -> Scores:
         model.unet.set_attn_processor(AttnProcessor())
     spent = run_training(family, "zero123", task, recipe)
     model.unet.set_attn_processor(AttnProcessor2_0())
-    found = scores_of(Zero123(parts), family.assets / "toybox-judge")
-    return keep(family, ZERO123, recipe, spent, found, lambda: save(folder, parts))
+    judge = family.assets / "toybox-judge"
+    # the autoencoder that both borrow may be another one than that of the noted score
+    before = None if fresh else scores_of(Zero123(read_zero123(folder)[0]), judge, family.size)
+    found = scores_of(Zero123(parts), judge, family.size)
+    return keep(family, ZERO123, recipe, spent, found, lambda: save(folder, parts), before)
 
 
-def scores_of(model: Zero123, judge_folder: Path) -> Scores:
+def scores_of(model: Zero123, judge_folder: Path, size: int) -> Scores:
     """On the tuning seed; none if no judge has been trained yet."""
     if not (judge_folder / "picture.safetensors").is_file():
         return {}
-    wanted, draw = cases(world.TUNING_SEEDS[0]), NovelViews(model)
+    wanted, draw = cases(world.TUNING_SEEDS[0], size), NovelViews(model)
     found = [draw(case.picture, case.views, num_inference_steps=STEPS) for case in wanted]
     return view_scores(found, wanted, load_picture_judge(judge_folder))
 
@@ -84,15 +88,17 @@ def fresh_parts(assets: Path) -> Zero123Parts:
         scheduler_config={"_class_name": "DDIMScheduler", **scheduler().config},
         image_mean=tuple(seen["image_mean"]),
         image_std=tuple(seen["image_std"]),
+        margin=MARGIN,
     )
 
 
 def save(folder: Path, parts: Zero123Parts) -> None:
     """Write what is its own: the autoencoder and the image tower are those of toybox-sd and toybox-clip."""
     history = history_of(folder)
-    write_zero123(folder, parts, "diffusers", torch.float16, BORROWED)
-    if history:
-        write_json(folder / "training.json", history)
+    with atomic_path(folder) as temporary:
+        write_zero123(temporary, parts, "diffusers", torch.float16, BORROWED)
+        if history:
+            write_json(temporary / "training.json", history)
 
 
 ZERO123 = Stage("zero123", "toybox-zero123", train_zero123, "psnr", "novel views of one picture")

@@ -33,6 +33,8 @@ class CameraProjection(ModelMixin, ConfigMixin):
         self.hidden: nn.Module | None = None
         if hidden_dim:
             last = nn.Linear(hidden_dim, embedding_dim * tokens)
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
             self.hidden = nn.Sequential(nn.Linear(embedding_dim + view_dim, hidden_dim), nn.SiLU(), last)
 
     def forward(self, embedding: Tensor, view: Tensor) -> Tensor:

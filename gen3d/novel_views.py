@@ -13,17 +13,17 @@ from typing import Any
 from torch import Tensor
 
 from core2d.cameras import degrees
+from core2d.errors import InputError
 from core2d.media import to_uint8, write_video
 from core2d.run import pick_device, pick_dtype, plain
 from core2d.sheets import check_singles, save_sheet
-from gen3d.data.single_picture import MARGIN, Subject, on_background, read_subject
+from gen3d.data.single_picture import Subject, on_background, read_subject
 from gen3d.zero123 import NovelViews, Zero123, view_by
 from gen3d.zero123_recipes import NovelViewsRecipe, PictureRecipe
 
 Result = tuple[list[Path], Mapping[str, Any]]
 
 COLUMNS = 6
-TOYBOX_MARGIN = 0.16  # of a side: what a Toybox object leaves free, seen from where the bundled model looks
 
 
 def run(recipe: NovelViewsRecipe) -> Result:
@@ -32,7 +32,9 @@ def run(recipe: NovelViewsRecipe) -> Result:
     is_film = recipe.output.suffix.lower() == ".mp4"
     if not is_film and len(recipe.azimuths) > 1:
         check_singles(recipe.output)
-    model = Zero123.load(recipe.model, pick_device(recipe.device), pick_dtype(recipe.dtype))
+    model, report = Zero123.load_with_report(recipe.model, pick_device(recipe.device), pick_dtype(recipe.dtype))
+    if report.is_odd:
+        sys.stderr.write(f"{report}\n")
     subject = subject_of(recipe, model)
     azimuths, elevations = degrees(recipe.azimuths), degrees(recipe.elevation)
     pictures = NovelViews(model, recipe.scheduler)(
@@ -43,6 +45,8 @@ def run(recipe: NovelViewsRecipe) -> Result:
         guidance_scale=recipe.cfg,
         seed=recipe.seed,
     )
+    if not pictures.isfinite().all():
+        raise InputError(f"the model gave numbers that are not finite in {recipe.dtype}: try --dtype float32")
     outputs = _write(recipe, pictures.float().cpu())
     facts = {"views": len(pictures), "size": pictures.shape[-1], "foreground_by": subject.found_by}
     return outputs, facts
@@ -50,9 +54,13 @@ def run(recipe: NovelViewsRecipe) -> Result:
 
 def subject_of(recipe: PictureRecipe, model: Zero123) -> Subject:
     """The object in the picture, as the model wants to see it; how it was found is said."""
-    margin = TOYBOX_MARGIN if recipe.model.startswith("toybox") else MARGIN
     subject = read_subject(
-        recipe.picture, model.image_size, recipe.mask, recipe.foreground, margin=margin, recentre=recipe.recentre
+        recipe.picture,
+        model.image_size,
+        recipe.mask,
+        recipe.foreground,
+        margin=model.parts.margin,
+        recentre=recipe.recentre,
     )
     sys.stderr.write(f"the object was found by {subject.found_by}\n")
     return subject

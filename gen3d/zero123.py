@@ -15,7 +15,7 @@ picture (`core2d.cameras.relative_view`). The polar angle counts from +Z, so a c
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,6 @@ from gen3d.zero123_formats import Report, Zero123Parts, read_zero123
 GUIDANCE = 3.0  # of the paper's demo
 LARGEST_BATCH = 64
 POSITIONS_AT_ONCE = 32_768  # latent positions in one call of the UNet
-FAR = 4.0  # published models were trained with cameras at most about this far from a unit cube
 
 
 @dataclass(frozen=True)
@@ -174,9 +173,7 @@ def nothing(condition: TextCondition) -> TextCondition:
 
 def orbit_views(count: int) -> Tensor:
     """(count, 4) views at equal steps around the object, counter-clockwise from above; the first is the picture's."""
-    turn = 2 * math.pi * torch.arange(count) / count
-    zero = torch.zeros(count)
-    return torch.stack([zero, turn.sin(), turn.cos(), zero], dim=1)
+    return view_by(2 * math.pi * torch.arange(count) / count, torch.zeros(count))
 
 
 def view_by(azimuth: Tensor, elevation: Tensor, radius: Tensor | float = 0.0) -> Tensor:
@@ -268,7 +265,9 @@ class ViewDistillation(ScoreDistillation):
     def __init__(
         self, model: Zero123, seen: Seen, source: Cameras, config: ScoreDistillationConfig, seed: int = 0
     ) -> None:
-        super().__init__(model, replace(config, views="auto"), seed)
+        if config.views != "auto":
+            raise InputError(f'Zero-1-to-3 is told the view by itself: leave views at "auto", not "{config.views}"')
+        super().__init__(model, config, seed)
         self.model, self.seen, self.source = model, seen, source
 
     def predict(self, x_t: Tensor, t: Tensor, prompt: str, cameras: Cameras | None) -> Prediction:

@@ -35,7 +35,7 @@ class PictureRecipe(Recipe):
     recentre: bool = True
     """Move and scale the object as the model knows it; --no-recentre takes the picture as it is."""
     picture_elevation: float = 20.0
-    """Degrees above the ground that the picture was taken from; novel views of published models do not need it."""
+    """Degrees above the ground that the picture was taken from; for novel views only Stable Zero123 is told it."""
 
     def check(self) -> None:
         super().check()

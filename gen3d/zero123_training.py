@@ -1,8 +1,10 @@
 """Training Zero-1-to-3 (2303.11328, sections 3.2 and 4): a UNet learns how a picture changes with the view.
 
-pairs = encode_pairs(read_renders("objects/", size=256), vae, image_encoder, normalise)
-task = ViewPairTask(ViewConditioned(with_picture_channels(unet), CameraProjection(768)), pairs, schedule)
-train(task, recipe, run)
+All that is frozen works once, before the training:
+
+    pairs = encode_pairs(read_renders("objects/", size=256), vae, Zero123(parts).embed)
+    task = ViewPairTask(ViewConditioned(with_picture_channels(unet), CameraProjection(768)), pairs, schedule)
+    train(task, recipe, run)
 """
 
 from __future__ import annotations

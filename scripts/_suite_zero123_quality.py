@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from _measure import ROOT, Item, Numbers, Record
+from _measure import Item, Numbers, Record
 from _suite import Suite
 from torch import Tensor
 
@@ -81,4 +81,4 @@ def write_pictures(assets: Path, seed: int, folder: Path) -> None:
     save_image(folder / "zero123.png", image_grid(torch.cat(rows), len(rows[0])))
 
 
-SUITE = Suite(items_of, Path(__file__), (ROOT / "gen3d" / "novel_views.py",))
+SUITE = Suite(items_of, Path(__file__))

@@ -110,6 +110,8 @@ def train_vae(family: Family) -> scores.Scores:
     recipe = family.recipe(vae.RECIPE)
     clip_folder = family.assets / "toybox-clip"
     eyes = load_model(CLIPModel, clip_folder, torch.float32) if clip_folder.is_dir() else None
+    if eyes is not None:  # it is no part of what is trained, so the loop does not move it
+        eyes.to(torch.accelerator.current_accelerator() or torch.device("cpu"))  # pyright: ignore[reportArgumentType]
     spent = run_training(family, "vae", vae.task(model, pictures, eyes), recipe)
     if not stands:
         mean, deviation = prior.encode_latents(model, pictures.first(2048))

@@ -42,15 +42,18 @@ def _leaves(root: Any) -> Iterator[tuple[str, Inert]]:
             for key, child in reversed(list(value.items() if isinstance(value, dict) else enumerate(value))):
                 holds = isinstance(child, dict | list | tuple) and not (depth == 0 and _is_optimiser(key))
                 if type(key) in (str, int) and (holds or isinstance(child, TENSORS)):
-                    waiting.append((_join(name, str(key)), child, depth + 1))
+                    waiting.append((_join(name, key), child, depth + 1))
 
 
 def _is_optimiser(key: Any) -> bool:
     return isinstance(key, str) and (key == "opt" or key.startswith("optim"))
 
 
-def _join(name: str | None, key: str) -> str | None:
+def _join(name: str | None, key: str | int) -> str | None:
     """The name of a child; None if it cannot be one, which matters only where a tensor has it."""
+    if isinstance(key, int) and key.bit_length() > 64:  # Python refuses to write out the longest ones
+        return None
+    key = str(key)
     if name is None or len(name) + len(key) > LONGEST_NAME or not key.isprintable():
         return None
     return f"{name}.{key}" if name else key

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -224,13 +226,17 @@ def _by_rembg(path: Path, pixels: np.ndarray) -> np.ndarray | None:
     Its U2-Net is opened as a model of one's own (`u2net_custom`), which rembg never downloads.
     """
     try:
-        rembg: Any = import_module("rembg")
-    except (ImportError, SystemExit):  # it leaves the process where onnxruntime is missing
+        with contextlib.redirect_stdout(sys.stderr):  # stdout is for results
+            rembg: Any = import_module("rembg")
+    except SystemExit:  # it leaves the process where onnxruntime is missing
+        raise InputError(f"{path}: rembg cannot start without onnxruntime: `pip install liftkit[matting]`") from None
+    except ImportError:
         return None
-    home = os.getenv("U2NET_HOME", os.path.join(os.getenv("XDG_DATA_HOME", "~"), ".u2net"))  # noqa: PTH118
-    model = Path(home).expanduser() / "u2net.onnx"
-    if not model.is_file():
-        raise InputError(f"{path}: rembg has no model at {model}: fetch it with `rembg d u2net`, or {WAYS}")
+    home = Path(os.getenv("U2NET_HOME", os.path.join(os.getenv("XDG_DATA_HOME", "~"), ".u2net"))).expanduser()  # noqa: PTH118
+    places = (home / "u2net.onnx", Path("~/.rembg/models/u2net/u2net.onnx").expanduser())  # newer ones keep it there
+    model = next((place for place in places if place.is_file()), None)
+    if model is None:
+        raise InputError(f"{path}: rembg has no model at {places[0]}: fetch it with `rembg d u2net`, or {WAYS}")
     try:
         session = rembg.new_session("u2net_custom", model_path=str(model))
         found = rembg.remove(Image.fromarray(pixels).convert("RGB"), session=session, only_mask=True)

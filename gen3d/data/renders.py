@@ -58,7 +58,7 @@ class Renders:
 
 
 def read_renders(folder: Path, size: int, views: int | None = None, skip_broken: bool = False) -> Renders:
-    """Read a folder of renders, objects by name and views by number.
+    """Read a folder of renders, objects by name and views by number; all of it into memory, 4 bytes a pixel twice over.
 
     Args:
         folder: with one folder an object; those whose names begin with a dot are not looked at.

@@ -63,14 +63,14 @@ def read_subject(
 
     Raises:
         InputError: a picture that cannot be used, or in which no subject is found: the message says what to do.
-        ValueError: a size below 1, or a matting net whose output has another shape.
+        ValueError: a size or a margin that is not possible, or a matting net whose output has another shape.
 
     Source: Zero-1-to-3 (2303.11328), the preprocessing of its demo.
     """
     if size < 1:
         raise ValueError(f"size must be at least 1, not {size}")
     if not 0 <= margin < 0.5:
-        raise InputError(f"--margin {margin}: give a share of the picture from 0 to below 0.5")
+        raise ValueError(f"margin is a share of the picture from 0 to below 0.5, not {margin}")
     if mask is not None and foreground not in ("auto", "mask"):
         raise InputError(f"--mask {mask} is not used with --foreground {foreground}: leave one of them out")
     _check(path, size)

@@ -17,6 +17,7 @@ from core2d.models import bundled, ldm, resolve
 from core2d.models.loading import load_model, read_json, read_manifest, save_model, weights_files
 from core2d.run import write_json
 from gen3d.camera_projection import CameraProjection
+from gen3d.data.single_picture import MARGIN
 from gen3d.zero123_formats.parts import (
     NORMALISATION,
     PARTS,
@@ -55,14 +56,18 @@ def read_folder(folder: Path, dtype: torch.dtype) -> tuple[Zero123Parts, Report,
     seen = seen if seen.is_file() else places["image_encoder"] / "preprocessor_config.json"
     preprocessing = read_json(seen) if seen.is_file() else {}
     mean, std = (triple(preprocessing.get(key, usual), seen) for key, usual in NORMALISATION.items())
-    said = read_json(folder / "zero123.json").get("absolute_elevation") if (folder / "zero123.json").is_file() else None
+    own = read_json(folder / "zero123.json") if (folder / "zero123.json").is_file() else {}
+    said, margin = own.get("absolute_elevation"), own.get("margin", MARGIN)
     if said not in (None, True, False):
         raise InputError(f"{folder / 'zero123.json'} has absolute_elevation = {said!r}: write true or false")
+    if not isinstance(margin, float) or not 0 <= margin < 0.5:
+        raise InputError(f"{folder / 'zero123.json'} has margin = {margin!r}: write a share from 0 to below 0.5")
     report = Report("clip_camera_projection" if projections[0] == "clip_camera_projection" else "diffusers")
     report.matched = [f"{part}.{name}" for part, module in parts.items() for name in module.state_dict()]
     told = PUBLISHED_NOISE | {"trained_betas": None, "rescale_betas_zero_snr": False}
     report.betas_ok = all(scheduler.get(key, value) == value for key, value in told.items())
-    return Zero123Parts(**parts, scheduler_config=scheduler, image_mean=mean, image_std=std), report, said
+    seen_as: dict[str, Any] = {"image_mean": mean, "image_std": std, "margin": margin}
+    return Zero123Parts(**parts, scheduler_config=scheduler, **seen_as), report, said
 
 
 def _borrowed(folder: Path) -> dict[str, Path]:
@@ -155,7 +160,7 @@ def write_folder(
     preprocessing = {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": side}, "resample": 3}
     preprocessing |= {"image_mean": parts.image_mean, "image_std": parts.image_std}
     write_json(folder / "feature_extractor" / "preprocessor_config.json", preprocessing)
-    write_json(folder / "zero123.json", {"absolute_elevation": parts.absolute_elevation})
+    write_json(folder / "zero123.json", {"absolute_elevation": parts.absolute_elevation, "margin": parts.margin})
     if borrowed:
         write_json(folder / "borrowed.json", borrowed)
 

@@ -17,6 +17,7 @@ from transformers import CLIPVisionModelWithProjection
 from core2d.errors import InputError
 from core2d.models.manifests import Manifest, compare_keys, manifest_of
 from gen3d.camera_projection import CameraProjection
+from gen3d.data.single_picture import MARGIN
 
 Format = Literal["ldm", "diffusers", "clip_camera_projection"]
 VIEW_DIM = 4
@@ -54,6 +55,7 @@ class Zero123Parts:
         absolute_elevation: the fourth number of a view is the polar angle of the picture (Stable Zero123) instead of a
             difference of distances.
         image_mean, image_std: of the three colours in [0, 1], before CLIP sees them.
+        margin: share of a picture's side that its object should leave free on both sides, as in what it learned from.
     """
 
     unet: UNet2DConditionModel
@@ -64,6 +66,7 @@ class Zero123Parts:
     absolute_elevation: bool = False
     image_mean: tuple[float, float, float] = CLIP_MEAN
     image_std: tuple[float, float, float] = CLIP_STD
+    margin: float = MARGIN
 
 
 @dataclass
@@ -87,6 +90,11 @@ class Report:
     ema_used: bool = False
     betas_ok: bool | None = None
 
+    @property
+    def is_odd(self) -> bool:
+        """Whether a user should see it: something is missing or unexpected, or the noise is not as published."""
+        return self.betas_ok is False or bool(self.missing or self.unexpected)
+
     def __str__(self) -> str:
         kinds = {
             f"used{' (the UNet is the averaged one)' if self.ema_used else ''}": self.matched,
@@ -101,6 +109,7 @@ class Report:
 
 
 def check_fit(parts: Zero123Parts, path: Path) -> None:
+    """Refuse parts that are not those of one Zero-1-to-3."""
     latents, width = parts.vae.config["latent_channels"], parts.projection.config["embedding_dim"]
     said = parts.unet.config
     for what, has, needs in (
@@ -115,7 +124,7 @@ def check_fit(parts: Zero123Parts, path: Path) -> None:
 
 def sounds_stable(path: Path) -> bool:
     """Whether the name says that it is Stable Zero123; a snapshot in a Hugging Face cache has its model's name."""
-    path = path.resolve()
+    path = path.absolute()  # not resolved: in that cache a file is a link to one that is named by its hash
     name = path.parents[1].name if path.parent.name == "snapshots" else path.name
     return "stable_zero123" in name.lower().replace("-", "_")
 

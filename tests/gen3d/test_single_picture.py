@@ -569,7 +569,8 @@ def test_nothing_to_find(tmp_path: Path, red: Path) -> None:
     refused(noise, "no transparency", "--foreground alpha", *WAYS, foreground="alpha")
     refused(noise, "no plain background", "several colours", *WAYS, foreground="plain")
     for margin in (-0.1, 0.5, float("nan")):
-        refused(red, "--margin", margin=margin)
+        with pytest.raises(ValueError, match="margin"):
+            read_subject(red, 8, margin=margin)
     with pytest.raises(ValueError, match="size"):
         read_subject(red, 0)
 

@@ -76,9 +76,10 @@ def test_training_and_asking_measure_views_alike():
     torch.testing.assert_close(view_between(sphere[0].expand(2, 3), sphere[1]), relative_view(source, target))
 
 
-def test_the_projection_starts_as_the_embedding_alone():
+@pytest.mark.parametrize("hidden", [0, 16])
+def test_the_projection_starts_as_the_embedding_alone(hidden: int):
     embedding, view = torch.randn(5, WIDTH), torch.randn(5, 4)
-    tokens = CameraProjection(WIDTH, tokens=3)(embedding, view)
+    tokens = CameraProjection(WIDTH, tokens=3, hidden_dim=hidden)(embedding, view)
     assert torch.equal(tokens, embedding[:, None].expand(5, 3, WIDTH))
 
 
@@ -302,6 +303,26 @@ def test_views_of_a_picture(command: Callable[..., Told], folder: Path, cut_out:
     single = tmp_path / "one.png"
     assert command(*words[:6], "--azimuth", 30, "-o", single)[0] == 0
     assert np.array_equal(read_image(single), read_image(tmp_path / "views" / "000.png"))
+
+
+def test_numbers_that_are_not_finite_are_one_clear_error(command: Callable[..., Told], cut_out: Path, tmp_path: Path):
+    parts = tiny_zero123(sample_size=8)
+    parts.unet.conv_out.bias[:] = float("nan")  # pyright: ignore[reportOptionalSubscript]
+    write_zero123(tmp_path / "broken", parts, "diffusers")
+    status, _, said = command(
+        "novel-views", cut_out, "--model", tmp_path / "broken", "--steps", 1, "-o", tmp_path / "a.png"
+    )
+    assert status == 2 and "not finite" in said and not (tmp_path / "a.png").exists()
+
+
+def test_an_odd_checkpoint_is_said(command: Callable[..., Told], cut_out: Path, tmp_path: Path):
+    """Such as the noise schedule that a converter of diffusers writes by mistake."""
+    parts = tiny_zero123(sample_size=8)
+    parts.scheduler_config |= {"beta_start": 0.02, "beta_end": 0.085}
+    write_zero123(tmp_path / "odd", parts, "diffusers")
+    words = ("novel-views", cut_out, "--model", tmp_path / "odd", "--steps", 1, "--orbit", 1, "-o", tmp_path / "a.png")
+    status, _, said = command(*words)
+    assert status == 0 and "not the published one" in said
 
 
 def test_a_film_around_a_picture(command: Callable[..., Told], folder: Path, cut_out: Path, tmp_path: Path):

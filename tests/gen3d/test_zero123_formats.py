@@ -48,7 +48,7 @@ def assert_same(ours: Zero123Parts, theirs: Zero123Parts) -> None:
         assert all(found[name].dtype == tensor.dtype for name, tensor in state.items())
         assert all(torch.equal(found[name], tensor) for name, tensor in state.items())
         assert not other.training and not any(parameter.requires_grad for parameter in other.parameters())
-    for name in ("scheduler_config", "absolute_elevation", "image_mean", "image_std"):
+    for name in ("scheduler_config", "absolute_elevation", "image_mean", "image_std", "margin"):
         assert getattr(ours, name) == getattr(theirs, name)
 
 
@@ -547,3 +547,20 @@ def test_a_part_that_is_another_one_is_not_left_out(parts: Zero123Parts, tmp_pat
     with pytest.raises(InputError, match="leave out borrowed"):
         write_zero123(tmp_path / "model.ckpt", parts, borrowed=BORROWED)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_link_is_stable_by_its_own_name(parts: Zero123Parts, tmp_path: Path) -> None:
+    """In a Hugging Face cache a file is a link to one that is named by its hash."""
+    write_zero123(tmp_path / "0a1b.safetensors", parts)
+    link = tmp_path / "snapshots" / "2c3d" / "stable_zero123.safetensors"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(tmp_path / "0a1b.safetensors")
+    assert read_zero123(link)[0].absolute_elevation
+    assert not read_zero123(tmp_path / "0a1b.safetensors")[0].absolute_elevation
+
+
+def test_a_margin_that_is_none_is_refused(parts: Zero123Parts, tmp_path: Path) -> None:
+    write_zero123(tmp_path / "model", parts, "diffusers")
+    for margin in (0.5, -0.1, "wide"):
+        (tmp_path / "model" / "zero123.json").write_text(json.dumps({"margin": margin}))
+        refused(tmp_path / "model", "zero123.json", "margin")
