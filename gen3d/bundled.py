@@ -30,7 +30,7 @@ from gen3d.zero123_training import ViewConditioned, ViewPairTask, encode_pairs, 
 
 SEED = 0  # of `world.GENERATOR_SEEDS`
 VIEWS_EACH = 8  # pictures of an object: 56 ordered pairs
-TOKENS, HIDDEN = 4, 256
+TOKENS, HIDDEN, PICTURE = 4, 256, 4 * 8 * 8
 MARGIN = 0.16  # of a side: what a Toybox object leaves free, seen from where its cameras stand
 BORROWED = {"vae": ["toybox-sd", "vae"], "image_encoder": ["toybox-clip", "."]}
 RECIPE = TrainingRecipe(
@@ -52,7 +52,7 @@ def train_zero123(family: Family) -> Scores:
     eyes = Zero123(parts).to(torch.accelerator.current_accelerator() or torch.device("cpu"))
     pairs = encode_pairs(renders, parts.vae, eyes.embed)
     eyes.to(torch.device("cpu"))
-    model = ViewConditioned(parts.unet, parts.projection).requires_grad_(True)
+    model = ViewConditioned(parts.unet, parts.projection, with_pose=True).requires_grad_(True)
     task = ViewPairTask(model, pairs, NoiseSchedule.from_config(scheduler().config), seed=15)
     recipe = family.recipe(RECIPE)
     if not torch.accelerator.is_available():  # where the backward of torch's fused attention is half of a whole step
@@ -84,7 +84,7 @@ def fresh_parts(assets: Path) -> Zero123Parts:
         with_picture_channels(load_model(UNet2DConditionModel, assets / "toybox-sd" / "unet", torch.float32)),
         load_model(AutoencoderKL, assets / "toybox-sd" / "vae", torch.float32),
         load_image_encoder(clip, torch.float32),
-        CameraProjection(WIDTH, tokens=TOKENS, hidden_dim=HIDDEN),
+        CameraProjection(WIDTH, tokens=TOKENS, hidden_dim=HIDDEN, picture_dim=PICTURE),
         scheduler_config={"_class_name": "DDIMScheduler", **scheduler().config},
         image_mean=tuple(seen["image_mean"]),
         image_std=tuple(seen["image_std"]),

@@ -8,7 +8,7 @@
 A view is T = [d polar, sin d azimuth, cos d azimuth, d radius], in radians, of the wanted camera against that of the
 picture (`core2d.cameras.relative_view`). The polar angle counts from +Z, so a camera further up has a negative d polar.
 
-    model = Zero123.load("toybox-zero123")
+    model = Zero123.load("zero123-xl.ckpt")
     views = NovelViews(model)(picture, orbit_views(12), seed=0)  # (3, H, W) on white -> (12, 3, H, W)
 """
 
@@ -153,7 +153,7 @@ class Zero123(LatentDenoiser):
         seen, views = seen.expand(len(views)), views.to(seen.embedding)
         if self.parts.absolute_elevation:  # Stable Zero123 wants the picture's own polar angle instead of a distance
             views = torch.cat([views[:, :3], seen.polar[:, None].to(views)], dim=1)
-        tokens = self.parts.projection(seen.embedding.to(self.dtype), views.to(self.dtype))  # (n, tokens, d)
+        tokens = self.parts.projection(*(part.to(self.dtype) for part in (seen.embedding, views, seen.latents)))
         return TextCondition(tokens, latents=seen.latents.to(self.dtype))
 
     def network(self, x_t: Tensor, t: int | Tensor, condition: TextCondition, camera: Camera | None = None) -> Tensor:

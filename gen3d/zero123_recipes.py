@@ -25,9 +25,8 @@ class PictureRecipe(Recipe):
     picture: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE")]
     """Picture of one object: cut out (a PNG with alpha), or on a plain background."""
     output: Output
-    model: str = "toybox-zero123"
-    """A bundled model (see `core2d models`), a folder in a diffusers layout, or a .ckpt or .safetensors file in the
-    original one. The bundled one knows Toybox only: for photographs, give a folder or file of zero123-xl."""
+    model: str
+    """A folder in a diffusers layout, or a .ckpt or .safetensors file in the original one, such as zero123-xl.ckpt."""
     mask: OptionalPath = None
     """Picture of the same size that is white where the object is."""
     foreground: Literal["auto", "alpha", "mask", "plain", "rembg"] = "auto"

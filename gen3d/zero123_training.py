@@ -24,11 +24,16 @@ from gen3d.data.renders import Renders, spherical
 
 
 class ViewConditioned(nn.Module):
-    """What is trained together: the UNet and the projection of picture and view."""
+    """What is trained together: the UNet and the projection of picture and view.
 
-    def __init__(self, unet: UNet2DConditionModel, projection: CameraProjection) -> None:
+    A projection with hidden layers gets help where objects have a front at azimuth 0, as in Toybox: one linear layer
+    has to say from its features where the second camera stands. That layer is thrown away afterwards.
+    """
+
+    def __init__(self, unet: UNet2DConditionModel, projection: CameraProjection, with_pose: bool = False) -> None:
         super().__init__()
         self.unet, self.projection = unet, projection
+        self.pose = nn.Linear(projection.config["hidden_dim"], 3) if with_pose else None
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,7 @@ class ViewPairTask:
         model: UNet and projection.
         pairs: what it learns from.
         schedule: of the noise.
+        pose_weight: of the squared error of the second camera's direction, where the model has a layer for it.
         drop: share of rows without the tokens; as many lack the latent, and as many lack both.
         snr_floor: see `core2d.denoising.DenoisingTask`.
     """
@@ -97,6 +103,7 @@ class ViewPairTask:
     pairs: ViewPairs
     schedule: NoiseSchedule
     drop: float = 0.05
+    pose_weight: float = 0.1
     snr_floor: float = 0.3
     seed: int = 0
 
@@ -120,6 +127,7 @@ class ViewPairTask:
             "picture": self.pairs.mean[chosen, first].float(),  # the mode, unscaled
             "embedding": self.pairs.embedding[chosen, first].float(),
             "view": view_between(self.pairs.sphere[chosen, first], self.pairs.sphere[chosen, second]),
+            "direction": direction(self.pairs.sphere[chosen, second]),
             "with_tokens": ((lot >= 3 * self.drop) | ((lot >= self.drop) & (lot < 2 * self.drop))).float(),
             "with_picture": ((lot >= 3 * self.drop) | (lot < self.drop)).float(),
         }
@@ -127,18 +135,29 @@ class ViewPairTask:
 
     def loss(self, model: ViewConditioned, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float | Tensor]]:
         """min-SNR weighted mean squared error of the prediction."""
-        tokens = model.projection(batch["embedding"], batch["view"]) * batch["with_tokens"][:, None, None]
+        told = (batch["embedding"], batch["view"], batch["picture"])
+        tokens = model.projection(*told) * batch["with_tokens"][:, None, None]
         picture = batch["picture"] * batch["with_picture"][:, None, None, None]
         joined = torch.cat([batch["noisy"], picture], dim=1)  # (n, 2c, h, w)
         predicted = model.unet(joined, batch["timesteps"], encoder_hidden_states=tokens).sample.float()
         error = (predicted - batch["target"]).square().mean(dim=(1, 2, 3))  # (n,)
-        return (error * batch["weight"]).mean(), {"mse": error.detach().mean()}
+        loss, logged = (error * batch["weight"]).mean(), {"mse": error.detach().mean()}
+        if model.pose is not None:
+            missed = (model.pose(model.projection.features(*told)).float() - batch["direction"]).square().sum(1).mean()
+            loss, logged = loss + self.pose_weight * missed, logged | {"pose": missed.detach()}
+        return loss, logged
 
 
 def view_between(source: Tensor, target: Tensor) -> Tensor:
     """(n, 4) views T from cameras (n, 3) to others, each polar angle, azimuth and radius (section 3.2)."""
     polar, turn, further = (target - source).unbind(1)
     return torch.stack([polar, turn.sin(), turn.cos(), further], dim=1)
+
+
+def direction(sphere: Tensor) -> Tensor:
+    """(n, 3) unit vectors from the origin to cameras (n, 3), each polar angle, azimuth and radius."""
+    polar, azimuth, _ = sphere.unbind(1)
+    return torch.stack([polar.sin() * azimuth.cos(), polar.sin() * azimuth.sin(), polar.cos()], dim=1)
 
 
 def with_picture_channels(unet: UNet2DConditionModel) -> UNet2DConditionModel:

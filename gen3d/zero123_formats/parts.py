@@ -153,9 +153,9 @@ def projection_of(state: Mapping[str, Tensor], dtype: torch.dtype, path: Path) -
     """The camera projection with these tensors; its sizes are those of the tensors."""
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}
     rows, columns, *_ = (*found.get("projection.weight", ()), 0, 0)
-    hidden, *_ = (*found.get("hidden.0.weight", ()), 0)
+    hidden, seen = found.get("hidden.0.weight", (0, columns))[:2]
     width = max(columns - VIEW_DIM, 1)
-    sizes = {"tokens": max(rows // width, 1), "hidden_dim": hidden}
+    sizes = {"tokens": max(rows // width, 1), "hidden_dim": hidden, "picture_dim": max(seen - columns, 0)}
     with torch.device("meta"):
         module = CameraProjection(width, VIEW_DIM, **sizes)
     refuse_misfit("camera projection", manifest_of(module), found, path)

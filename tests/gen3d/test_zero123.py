@@ -26,7 +26,9 @@ from gen3d.zero123 import NovelViews, ViewDistillation, Zero123, nothing, orbit_
 from gen3d.zero123_formats import write_zero123
 from gen3d.zero123_training import (
     ViewConditioned,
+    ViewPairs,
     ViewPairTask,
+    direction,
     encode_pairs,
     view_between,
     with_picture_channels,
@@ -76,10 +78,11 @@ def test_training_and_asking_measure_views_alike():
     torch.testing.assert_close(view_between(sphere[0].expand(2, 3), sphere[1]), relative_view(source, target))
 
 
-@pytest.mark.parametrize("hidden", [0, 16])
-def test_the_projection_starts_as_the_embedding_alone(hidden: int):
-    embedding, view = torch.randn(5, WIDTH), torch.randn(5, 4)
-    tokens = CameraProjection(WIDTH, tokens=3, hidden_dim=hidden)(embedding, view)
+@pytest.mark.parametrize(("hidden", "picture"), [(0, 0), (16, 0), (16, 4 * 8 * 8)])
+def test_the_projection_starts_as_the_embedding_alone(hidden: int, picture: int):
+    embedding, view, latents = torch.randn(5, WIDTH), torch.randn(5, 4), torch.randn(5, 4, 8, 8)
+    projection = CameraProjection(WIDTH, tokens=3, hidden_dim=hidden, picture_dim=picture)
+    tokens = projection(embedding, view, latents)
     assert torch.equal(tokens, embedding[:, None].expand(5, 3, WIDTH))
 
 
@@ -127,7 +130,7 @@ def test_stable_zero123_is_told_its_own_polar_angle(picture: torch.Tensor):
     seen = stable.see(picture[None], elevation=math.radians(20))
     views = view_by(degrees([0, 90]), degrees([0, 0]), radius=0.7)
     expected = torch.cat([views[:, :3], torch.full((2, 1), math.radians(70))], dim=1)
-    tokens = parts.projection(seen.embedding.expand(2, -1), expected)
+    tokens = parts.projection(seen.embedding.expand(2, -1), expected, seen.latents)
     torch.testing.assert_close(stable.condition(seen, views).tokens, tokens)
 
 
@@ -193,7 +196,7 @@ def test_a_wider_unet_starts_as_the_old_one():
     torch.testing.assert_close(before, after, atol=1e-5, rtol=1e-5)
 
 
-def small_pairs(model: Zero123, objects: int = 3, views: int = 4) -> tuple[Renders, Any]:
+def small_pairs(model: Zero123, objects: int = 3, views: int = 4) -> tuple[Renders, ViewPairs]:
     generator = torch.Generator().manual_seed(1)
     rgb = torch.randint(256, (objects, views, 3, 16, 16), generator=generator, dtype=torch.uint8)
     cameras = orbit(torch.rand(objects * views, generator=generator) * 6, 0.3, 1.9)
@@ -211,10 +214,14 @@ def test_pairs_hold_what_the_model_would_see(model: Zero123):
     torch.testing.assert_close(pairs.sphere[..., 0], torch.full((3, 4), math.pi / 2 - 0.3), atol=1e-5, rtol=0)
 
 
+def pairs_and_schedule(model: Zero123) -> tuple[ViewPairs, NoiseSchedule]:
+    return small_pairs(model)[1], model.schedule
+
+
 def task_of(model: Zero123) -> ViewPairTask:
     parts = tiny_zero123(seed=1, sample_size=8)
     trained = ViewConditioned(parts.unet, parts.projection).requires_grad_(True)
-    return ViewPairTask(trained, small_pairs(model)[1], NoiseSchedule.from_config(parts.scheduler_config), seed=5)
+    return ViewPairTask(trained, *pairs_and_schedule(model), seed=5)
 
 
 def test_a_row_is_two_views_of_one_object(model: Zero123):
@@ -241,6 +248,27 @@ def test_conditions_are_dropped_as_in_the_paper(model: Zero123):
     kinds = (2 * rows["with_tokens"] + rows["with_picture"]).long()  # 0 neither, 1 picture, 2 tokens, 3 both
     shares = torch.bincount(kinds, minlength=4) / 20_000
     torch.testing.assert_close(shares, torch.tensor([0.05, 0.05, 0.05, 0.85]), atol=0.006, rtol=0)
+
+
+def test_the_pose_is_asked_of_the_features(model: Zero123):
+    """0.1 |W f + b - direction of the second camera|^2 on top of what the UNet misses."""
+    parts = tiny_zero123(seed=1, sample_size=8, tokens=2, hidden_dim=6, picture_dim=4 * 8 * 8)
+    plain = ViewPairTask(ViewConditioned(parts.unet, parts.projection), *pairs_and_schedule(model))
+    asked = replace(plain, model=ViewConditioned(parts.unet, parts.projection, with_pose=True))
+    rows = plain.batch(2, torch.arange(5), 5)
+    (without, _), (loss, logged) = (task.loss(task.model, rows) for task in (plain, asked))
+    assert asked.model.pose is not None
+    found = asked.model.pose(parts.projection.features(rows["embedding"], rows["view"], rows["picture"]))
+    missed = (found - rows["direction"]).square().sum(1).mean()
+    torch.testing.assert_close(loss, without + 0.1 * missed)
+    assert torch.equal(logged["pose"], missed.detach())  # pyright: ignore[reportArgumentType]
+    torch.testing.assert_close(rows["direction"].norm(dim=1), torch.ones(5))
+
+
+def test_a_direction_is_that_of_the_camera():
+    cameras = orbit([0.3, 2.0], [0.2, -0.4], [1.8, 2.1])
+    sphere = torch.stack([math.pi / 2 - cameras.elevation, cameras.azimuth, cameras.radius], dim=1)
+    torch.testing.assert_close(direction(sphere), F.normalize(cameras.position, dim=1))
 
 
 def test_dropped_conditions_are_those_of_guidance(model: Zero123):

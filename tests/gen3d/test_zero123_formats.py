@@ -130,7 +130,7 @@ def test_all_formats_compute_the_same(parts: Zero123Parts, tmp_path: Path) -> No
     view = torch.randn(2, 4, generator=generator)
 
     def predict(parts: Zero123Parts) -> Tensor:
-        context = parts.projection(parts.image_encoder(images).image_embeds, view)
+        context = parts.projection(parts.image_encoder(images).image_embeds, view, latents[:, :4])
         return parts.vae.decode(parts.unet(latents, 7, context).sample, return_dict=False)[0]
 
     expected = predict(parts)
@@ -414,8 +414,9 @@ def test_what_a_config_of_a_projection_says_is_not_asked(parts: Zero123Parts, fo
     assert_same(parts, read_zero123(folder)[0])
 
 
-def test_our_own_projection(tmp_path: Path) -> None:
-    parts = tiny_zero123(tokens=3, hidden_dim=5)
+@pytest.mark.parametrize("picture_dim", [0, 24])
+def test_our_own_projection(tmp_path: Path, picture_dim: int) -> None:
+    parts = tiny_zero123(tokens=3, hidden_dim=5, picture_dim=picture_dim)
     write_zero123(tmp_path / "model", parts, "diffusers")
     assert (tmp_path / "model" / "camera_projection").is_dir()
     assert_same(parts, read_zero123(tmp_path / "model")[0])

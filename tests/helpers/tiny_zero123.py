@@ -58,11 +58,13 @@ def tiny_clip_config(**options: Any) -> CLIPVisionConfig:
     return CLIPVisionConfig(**(settings | options))
 
 
-def tiny_zero123(seed: int = 0, tokens: int = 1, hidden_dim: int = 0, **unet_options: Any) -> Zero123Parts:
+def tiny_zero123(
+    seed: int = 0, tokens: int = 1, hidden_dim: int = 0, picture_dim: int = 0, **unet_options: Any
+) -> Zero123Parts:
     """Parts with random weights in float32, frozen; the same ones for the same seed.
 
     Args:
-        tokens, hidden_dim: of the camera projection.
+        tokens, hidden_dim, picture_dim: of the camera projection.
         unet_options: other settings of the UNet.
     """
     with torch.random.fork_rng():
@@ -71,7 +73,7 @@ def tiny_zero123(seed: int = 0, tokens: int = 1, hidden_dim: int = 0, **unet_opt
             "unet": tiny_unet(**unet_options),
             "vae": tiny_vae(),
             "image_encoder": CLIPVisionModelWithProjection(tiny_clip_config()),
-            "projection": CameraProjection(WIDTH, tokens=tokens, hidden_dim=hidden_dim),
+            "projection": CameraProjection(WIDTH, tokens=tokens, hidden_dim=hidden_dim, picture_dim=picture_dim),
         }
         for module in modules.values():
             for parameter in module.parameters():
