@@ -661,7 +661,7 @@ def test_another_byte_order(tmp_path: Path) -> None:
     assert read_tensors(archive(path, program(("x", view())), more={"byteorder": sys.byteorder.encode()}))
 
 
-@pytest.mark.parametrize("key", [10**5000, -(10**5000), 2**80])
+@pytest.mark.parametrize("key", [10**5000, -(10**5000), 2**80], ids=["long", "negative", "wide"])
 def test_a_number_that_cannot_be_written_out_is_no_name(tmp_path: Path, key: int) -> None:
     """Python raises ValueError when it writes more than 4,300 digits."""
     torch.save({key: torch.ones(1)}, tmp_path / "a.pt")

@@ -388,7 +388,7 @@ def test_an_image_that_was_interrupted_is_not_there(tiny_folder, tmp_path: Path,
     def interrupt(*_arguments, **_options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("core2d.text_to_image.image_grid", interrupt)
+    monkeypatch.setattr("core2d.sheets.image_grid", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run(recipe(tiny_folder("sd1"), tmp_path / "x.png", num_images=2))
     assert not list(tmp_path.iterdir())
