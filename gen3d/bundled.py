@@ -12,13 +12,12 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from core2d.bundled.clip import WIDTH
 from core2d.bundled.prior import scheduler
 from core2d.bundled.scores import Scores
-from core2d.bundled.stages import Family, Stage, history_of, keep, processes, run_training
+from core2d.bundled.stages import Family, Stage, history_of, judge_in, keep, processes, run_training
 from core2d.errors import InputError
 from core2d.models.loading import load_model, read_json
 from core2d.run import atomic_path, write_json
 from core2d.schedule import NoiseSchedule
 from core2d.toybox import world
-from core2d.toybox.judge import load_picture_judge
 from core2d.training import TrainingRecipe
 from gen3d.camera_projection import CameraProjection
 from gen3d.toybox_views import toybox_renders
@@ -30,7 +29,7 @@ from gen3d.zero123_training import ViewConditioned, ViewPairTask, encode_pairs, 
 
 SEED = 0  # of `world.GENERATOR_SEEDS`
 VIEWS_EACH = 8  # pictures of an object: 56 ordered pairs
-TOKENS, HIDDEN, PICTURE = 4, 256, 4 * 8 * 8
+TOKENS, HIDDEN = 4, 256
 MARGIN = 0.16  # of a side: what a Toybox object leaves free, seen from where its cameras stand
 BORROWED = {"vae": ["toybox-sd", "vae"], "image_encoder": ["toybox-clip", "."]}
 RECIPE = TrainingRecipe(
@@ -68,11 +67,12 @@ def train_zero123(family: Family) -> Scores:
 
 def scores_of(model: Zero123, judge_folder: Path, size: int) -> Scores:
     """On the tuning seed; none if no judge has been trained yet."""
-    if not (judge_folder / "picture.safetensors").is_file():
+    judge = judge_in(judge_folder)
+    if judge is None:
         return {}
     wanted, draw = cases(world.TUNING_SEEDS[0], size), NovelViews(model)
     found = [draw(case.picture, case.views, num_inference_steps=STEPS) for case in wanted]
-    return view_scores(found, wanted, load_picture_judge(judge_folder))
+    return view_scores(found, wanted, judge)
 
 
 def fresh_parts(assets: Path) -> Zero123Parts:
@@ -80,11 +80,13 @@ def fresh_parts(assets: Path) -> Zero123Parts:
     torch.manual_seed(5)
     clip = assets / "toybox-clip"
     seen = read_json(clip / "preprocessor_config.json")
+    unet = load_model(UNet2DConditionModel, assets / "toybox-sd" / "unet", torch.float32)
+    latent = unet.config["in_channels"] * unet.config["sample_size"] ** 2  # numbers
     return Zero123Parts(
-        with_picture_channels(load_model(UNet2DConditionModel, assets / "toybox-sd" / "unet", torch.float32)),
+        with_picture_channels(unet),
         load_model(AutoencoderKL, assets / "toybox-sd" / "vae", torch.float32),
         load_image_encoder(clip, torch.float32),
-        CameraProjection(WIDTH, tokens=TOKENS, hidden_dim=HIDDEN, picture_dim=PICTURE),
+        CameraProjection(WIDTH, tokens=TOKENS, hidden_dim=HIDDEN, picture_dim=latent),
         scheduler_config={"_class_name": "DDIMScheduler", **scheduler().config},
         image_mean=tuple(seen["image_mean"]),
         image_std=tuple(seen["image_std"]),

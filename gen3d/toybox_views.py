@@ -12,7 +12,6 @@ from random import Random
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from core2d.cameras import Cameras, orbit
 from core2d.run import atomic_path
@@ -53,13 +52,6 @@ def cameras_of(scenes: Sequence[Scene]) -> Cameras:
     azimuths = [view.azimuth - scene.yaw for view, scene in zip(views, scenes, strict=True)]
     elevations, radii = [view.elevation for view in views], [view.radius for view in views]
     return orbit(azimuths, elevations, radii, math.radians(world.FIELD_OF_VIEW))
-
-
-def pictures_of(scenes: Sequence[Scene], size: int) -> tuple[Tensor, Tensor]:
-    """Pictures (n, 3, s, s) and masks (n, s, s) in [0, 1], rounded to bytes as a file would hold them."""
-    drawn = render(scenes, size)
-    rgb, mask = (torch.from_numpy(to_bytes(part)).float() / 255 for part in (drawn.rgb, drawn.mask))
-    return rgb.movedim(-1, 1), mask
 
 
 def toybox_renders(folder: Path, seed: int, objects: int, views: int, size: int) -> Renders:

@@ -35,11 +35,10 @@ from core2d.models.schedulers import make_scheduler
 from core2d.run import pick_device, pick_dtype
 from core2d.sampling import Guided, denoise
 from core2d.schedule import Prediction
+from core2d.text_to_image import LARGEST_BATCH, POSITIONS_AT_ONCE
 from gen3d.zero123_formats import Report, Zero123Parts, read_zero123
 
 GUIDANCE = 3.0  # of the paper's demo
-LARGEST_BATCH = 64
-POSITIONS_AT_ONCE = 32_768  # latent positions in one call of the UNet
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,13 @@ import torch
 from scipy.ndimage import binary_fill_holes
 from torch import Tensor
 
+from core2d.bundled.scores import pictures_of
 from core2d.cameras import Cameras, relative_view
 from core2d.toybox import world
 from core2d.toybox.dataset import azimuth_bin
 from core2d.toybox.judge import PictureJudge
 from core2d.toybox.scene import Scene
-from gen3d.toybox_views import LEFT_OUT, bodies, cameras_of, pictures_of, seen_from
+from gen3d.toybox_views import LEFT_OUT, bodies, cameras_of, seen_from
 
 VIEWS = 12
 SEEN_FROM = 20.0  # degrees of elevation of the asked views
@@ -33,7 +34,7 @@ class Case:
 
     Attributes:
         body: as it stands in Toybox.
-        picture: (3, s, s), and `mask` (s, s).
+        picture: (3, s, s).
         source: the camera of the picture, one.
         views: (12, 4) from it to the others, whose cameras are `cameras`.
         truth: (12, 3, s, s) true renders, and `masks` (12, s, s).
@@ -41,7 +42,6 @@ class Case:
 
     body: Scene
     picture: Tensor
-    mask: Tensor
     source: Cameras
     views: Tensor
     cameras: Cameras
@@ -71,10 +71,10 @@ def case_of(body: Scene, lot: Random, size: int) -> Case:
     source = seen_from(body, azimuth, elevation, radius)
     step = 2 * math.pi / VIEWS
     others = [seen_from(body, azimuth + i * step, math.radians(SEEN_FROM), radius) for i in range(VIEWS)]
-    (picture,), (mask,) = pictures_of([source], size)
+    (picture,), _ = pictures_of([source], size)
     truth, masks = pictures_of(others, size)
     camera, cameras = cameras_of([source]), cameras_of(others)
-    return Case(body, picture, mask, camera, relative_view(camera, cameras), cameras, truth, masks)
+    return Case(body, picture, camera, relative_view(camera, cameras), cameras, truth, masks[:, 0])
 
 
 def view_scores(found: Sequence[Tensor], wanted: Sequence[Case], judge: PictureJudge) -> dict[str, float]:

@@ -51,8 +51,9 @@ many clips.
         "Zero-1-to-3 of Toybox: one picture's object from other views",
         """\
 `unet/` started as that of toybox-sd, with four more input channels for the latent of the picture; `camera_projection/`
-joins the embedding of toybox-clip's image tower and the view to four context tokens (the published models have one and
-no hidden layer). The autoencoder of toybox-sd and the image tower of toybox-clip are borrowed, as `borrowed.json` says.
+joins the embedding of toybox-clip's image tower, the view and the picture's latent to four context tokens (the
+published models have one token, no hidden layer, and do not see the latent there). The autoencoder of toybox-sd and the
+image tower of toybox-clip are borrowed, as `borrowed.json` says.
 It learned from objects on white, eight random sides of each; the classes in `gen3d/toybox_views.py` were left out. A
 picture counts below as one side of an object.
 """,

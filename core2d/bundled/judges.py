@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from safetensors.torch import save_file
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core2d.run import atomic_path
+from core2d.run import atomic_path, write_json
 from core2d.toybox import world
 from core2d.toybox.dataset import Pictures, draw, to_bytes
 from core2d.toybox.judge import CLIP_FRAMES, REJECT, MotionJudge, PictureJudge
@@ -136,3 +137,15 @@ def wear(pictures: Tensor, generator: torch.Generator) -> Tensor:
     pictures = pictures * (0.9 + 0.2 * draw_numbers[1]) + 0.06 * (draw_numbers[2] - 0.5)
     grain = 0.06 * draw_numbers[3] * torch.randn(pictures.shape, generator=generator)
     return (pictures + grain).clamp(0, 1)
+
+
+def save(model: nn.Module, folder: Path, name: str) -> None:
+    """Write a judge in half precision, as `folder`/`name`.safetensors; its config stands beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {
+        key: value.half().contiguous() if value.is_floating_point() else value.contiguous()
+        for key, value in model.state_dict().items()
+    }
+    with atomic_path(folder / f"{name}.safetensors") as path:
+        save_file(state, path)
+    write_json(folder / "config.json", {"toybox_version": world.VERSION, "size": 64})

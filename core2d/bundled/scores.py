@@ -56,7 +56,7 @@ def vae_scores(vae: AutoencoderKL, seed: int, size: int, count: int = 512) -> Sc
 
 @torch.no_grad()
 def reconstruction_scores(vae: AutoencoderKL, judge: PictureJudge, seed: int, size: int, count: int = 1024) -> Scores:
-    """How the judge reads reconstructions of stills: what no sample of a prior on this autoencoder can exceed."""
+    """How the judge reads reconstructions of stills: what is lost here, a prior on it hardly wins back."""
     scenes = [still(seed, i, kind="object") for i in range(count)]
     rgb, _ = pictures_of(scenes, size)
     means = [vae.encode(2 * part - 1).latent_dist.mean for part in rgb.split(64)]  # pyright: ignore

@@ -17,8 +17,6 @@ import torch
 from accelerate import PartialState
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from safetensors.torch import save_file
-from torch import nn
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -130,9 +128,8 @@ def train_vae(family: Family) -> scores.Scores:
 
 def _read(model: AutoencoderKL, judge_folder: Path, seed: int, size: int) -> scores.Scores:
     """How its reconstructions are read; nothing if no judge has been trained yet."""
-    if not (judge_folder / "picture.safetensors").is_file():
-        return {}
-    return scores.reconstruction_scores(model, load_picture_judge(judge_folder), seed, size)
+    judge = judge_in(judge_folder)
+    return scores.reconstruction_scores(model, judge, seed, size) if judge else {}
 
 
 def train_clip(family: Family) -> scores.Scores:
@@ -281,7 +278,7 @@ def _train_judge(
     recipe = family.recipe(recipe)
     spent = run_training(family, stage, work, recipe)
     found = score(model.eval(), world.TUNING_SEEDS[0])
-    return keep(family, STAGES[stage], recipe, spent, found, lambda: _save_judge(model, folder, file))
+    return keep(family, STAGES[stage], recipe, spent, found, lambda: judges.save(model, folder, file))
 
 
 STAGES = {
@@ -307,11 +304,16 @@ def text_tower(model: CLIPModel) -> CLIPTextModel:
 
 def prior_and_camera_scores(pipeline: TextToImage, seed: int, judge_folder: Path) -> scores.Scores:
     """All judged scores of a prior; none if no judge has been trained yet."""
-    if not (judge_folder / "picture.safetensors").is_file():
+    judge = judge_in(judge_folder)
+    if judge is None:
         return {}
-    judge = load_picture_judge(judge_folder)
     parts = (scores.prior_scores, scores.view_scores, scores.camera_scores)
     return {name: value for part in parts for name, value in part(pipeline, judge, seed).items()}
+
+
+def judge_in(folder: Path) -> PictureJudge | None:
+    """The picture judge in a folder, if one has been trained yet."""
+    return load_picture_judge(folder) if (folder / "picture.safetensors").is_file() else None
 
 
 def state_of(family: Family, stage: Stage) -> dict[str, object]:
@@ -399,14 +401,3 @@ def history_of(folder: Path) -> list[dict]:
     """The lines of a folder's `training.json`."""
     path = folder / "training.json"
     return json.loads(path.read_text()) if path.is_file() else []
-
-
-def _save_judge(model: nn.Module, folder: Path, name: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    state = {
-        key: value.half().contiguous() if value.is_floating_point() else value.contiguous()
-        for key, value in model.state_dict().items()
-    }
-    with atomic_path(folder / f"{name}.safetensors") as path:
-        save_file(state, path)
-    write_json(folder / "config.json", {"toybox_version": world.VERSION, "size": 64})

@@ -14,6 +14,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPVisionModelWithProjection
 
+from core2d.backbone import CLIP_MEAN, CLIP_STD
 from core2d.errors import InputError
 from core2d.models.manifests import Manifest, compare_keys, manifest_of
 from gen3d.camera_projection import CameraProjection
@@ -21,8 +22,6 @@ from gen3d.data.single_picture import MARGIN
 
 Format = Literal["ldm", "diffusers", "clip_camera_projection"]
 VIEW_DIM = 4
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of OpenAI's preprocessing
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 PUBLISHED_NOISE: dict[str, Any] = {
     "num_train_timesteps": 1000,
     "beta_start": 0.00085,

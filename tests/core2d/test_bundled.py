@@ -193,7 +193,7 @@ def test_rejects_and_pictures_are_kept(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_judge_reads_any_size_and_is_kept_with_its_version(tmp_path: Path) -> None:
     torch.manual_seed(0)
     judge = PictureJudge().eval()
-    stages._save_judge(judge, tmp_path, "picture")
+    judges.save(judge, tmp_path, "picture")
     kept = load_picture_judge(tmp_path)
     assert not kept.training and not any(p.requires_grad for p in kept.parameters())
     pictures = torch.rand(3, 3, 64, 64)

@@ -1,6 +1,7 @@
 """What is minimised, against closed forms and plain loops; and which rows a step of training sees."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
-from core2d.autoencoder import AutoencoderTask, kl_loss, reconstruction_loss
+from core2d.autoencoder import AutoencoderTask, kl_loss, perceptual_loss, reconstruction_loss
 from core2d.camera_token import CameraToken
 from core2d.contrastive import ContrastiveTask, contrastive_loss
 from core2d.denoising import Denoiser, DenoisingTask
@@ -49,6 +50,15 @@ def test_kl_is_that_of_two_normals() -> None:
     expected = kl_divergence(Normal(mean, (0.5 * logvar).exp()), Normal(0.0, 1.0)).mean()
     torch.testing.assert_close(kl_loss(mean, logvar), expected)
     assert kl_loss(torch.zeros(5), torch.zeros(5)) == 0
+
+
+def test_perceptual_is_two_minus_twice_the_cosine_summed_over_layers() -> None:
+    """Of unit vectors |a - b|^2 = 2 - 2 a b, so lengths of features do not count."""
+    ours, true = ([random(2, 6, 5, seed=s), random(2, 3, 7, seed=s + 1)] for s in (0, 2))
+    expected = sum((2 - 2 * torch.cosine_similarity(a, b, dim=-1)).mean() for a, b in zip(ours, true, strict=True))
+    torch.testing.assert_close(perceptual_loss(ours, true), expected)
+    torch.testing.assert_close(perceptual_loss([3 * a for a in ours], true), expected)
+    assert perceptual_loss(true, [0.5 * b for b in true]) < 1e-12
 
 
 def test_reconstruction_is_what_loops_say() -> None:
@@ -109,6 +119,19 @@ def test_the_autoencoders_loss_is_reconstruction_and_weighted_kl(autoencoder_tas
             plain,
             reconstruction_loss(model.decode(posterior.mean).sample, target, weight),  # pyright: ignore
         )
+
+
+def test_features_add_what_they_see(autoencoder_task: AutoencoderTask) -> None:
+    """0.3 times the perceptual loss of what was decoded, and a gradient through it."""
+    seen = replace(autoencoder_task, features=lambda shown: [shown.flatten(2).mT])
+    batch = seen.batch(1, torch.arange(BATCH), BATCH)
+    (plain, _), (loss, logged) = (task.loss(task.model, batch) for task in (autoencoder_task, seen))
+    perceptual = logged["perceptual"]
+    assert isinstance(perceptual, Tensor) and perceptual > 0 and not perceptual.requires_grad
+    torch.testing.assert_close(loss, plain + 0.3 * perceptual)
+    weight: Any = seen.model.decoder.conv_out.weight
+    with_features, without = (torch.autograd.grad(one, weight)[0] for one in (loss, plain))
+    assert not torch.allclose(with_features, without)
 
 
 # -- contrastive ---------------------------------------------------------------------------------------
