@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
+from core2d.backbone import Backbone
 from core2d.bundled.clip import WIDTH
 from core2d.bundled.prior import scheduler
 from core2d.bundled.scores import Scores
@@ -19,22 +21,30 @@ from core2d.run import atomic_path, write_json
 from core2d.schedule import NoiseSchedule
 from core2d.toybox import world
 from core2d.training import TrainingRecipe
-from gen3d.camera_projection import CameraProjection
+from gen3d.camera_projection import PictureReader
 from gen3d.toybox_views import toybox_renders
 from gen3d.zero123 import NovelViews, Zero123
 from gen3d.zero123_formats import Zero123Parts, read_zero123, write_zero123
 from gen3d.zero123_formats.folders import load_image_encoder
 from gen3d.zero123_scores import cases, view_scores
-from gen3d.zero123_training import ViewConditioned, ViewPairTask, encode_pairs, with_picture_channels
+from gen3d.zero123_training import (
+    ReadingTask,
+    ViewConditioned,
+    ViewPairs,
+    ViewPairTask,
+    encode_pairs,
+    with_picture_channels,
+)
 
 SEED = 0  # of `world.GENERATOR_SEEDS`
 VIEWS_EACH = 8  # pictures of an object: 56 ordered pairs
-TOKENS, HIDDEN = 4, 256
 MARGIN = 0.16  # of a side: what a Toybox object leaves free, seen from where its cameras stand
 BORROWED = {"vae": ["toybox-sd", "vae"], "image_encoder": ["toybox-clip", "."]}
 RECIPE = TrainingRecipe(
     steps=10_000, batch_size=64, learning_rate=8e-4, warmup_steps=200, ema_decay=0.999, checkpoint_every=250
 )
+CAPTION, TOKENS = "a {} {}, on a white background", 10  # what is said of a picture, in tokens of the prior
+READING = TrainingRecipe(steps=4000, batch_size=256, learning_rate=2e-3, warmup_steps=100, checkpoint_every=1000)
 STEPS = 25  # of DDIM, for the scores
 
 
@@ -51,7 +61,9 @@ def train_zero123(family: Family) -> Scores:
     eyes = Zero123(parts).to(torch.accelerator.current_accelerator() or torch.device("cpu"))
     pairs = encode_pairs(renders, parts.vae, eyes.embed)
     eyes.to(torch.device("cpu"))
-    model = ViewConditioned(parts.unet, parts.projection, with_pose=True).requires_grad_(True)
+    if fresh and not (family.resume and (family.runs / "zero123").is_dir()):
+        learn_to_read(family, parts, pairs, renders.names)
+    model = ViewConditioned(parts.unet, parts.projection).requires_grad_(True)
     task = ViewPairTask(model, pairs, NoiseSchedule.from_config(scheduler().config), seed=15)
     recipe = family.recipe(RECIPE)
     if not torch.accelerator.is_available():  # where the backward of torch's fused attention is half of a whole step
@@ -63,6 +75,19 @@ def train_zero123(family: Family) -> Scores:
     before = None if fresh else scores_of(Zero123(read_zero123(folder)[0]), judge, family.size)
     found = scores_of(Zero123(parts), judge, family.size)
     return keep(family, ZERO123, recipe, spent, found, lambda: save(folder, parts), before)
+
+
+def learn_to_read(family: Family, parts: Zero123Parts, pairs: ViewPairs, names: Sequence[str]) -> None:
+    """Give the reader the camera token of the prior, and teach it to say what the prior would be told."""
+    prior = Backbone.load(family.assets / "toybox-sd")
+    assert isinstance(parts.projection, PictureReader) and prior.camera_token is not None
+    parts.projection.camera_token.load_state_dict(prior.camera_token.state_dict())
+    captions = [CAPTION.format(*name.split()[:2]) for name in names]  # of colour and class
+    told = {caption: prior.encode_text([caption]).tokens[0, :TOKENS] for caption in set(captions)}
+    words = torch.stack([told[caption] for caption in captions])  # (o, tokens, d)
+    reader = parts.projection.requires_grad_(True)
+    reader.camera_token.requires_grad_(False)
+    run_training(family, "zero123-reader", ReadingTask(reader, pairs, words, seed=16), READING)
 
 
 def scores_of(model: Zero123, judge_folder: Path, size: int) -> Scores:
@@ -81,12 +106,11 @@ def fresh_parts(assets: Path) -> Zero123Parts:
     clip = assets / "toybox-clip"
     seen = read_json(clip / "preprocessor_config.json")
     unet = load_model(UNet2DConditionModel, assets / "toybox-sd" / "unet", torch.float32)
-    latent = unet.config["in_channels"] * unet.config["sample_size"] ** 2  # numbers
     return Zero123Parts(
         with_picture_channels(unet),
         load_model(AutoencoderKL, assets / "toybox-sd" / "vae", torch.float32),
         load_image_encoder(clip, torch.float32),
-        CameraProjection(WIDTH, tokens=TOKENS, hidden_dim=HIDDEN, picture_dim=latent),
+        PictureReader(WIDTH, unet.config["in_channels"], TOKENS),
         scheduler_config={"_class_name": "DDIMScheduler", **scheduler().config},
         image_mean=tuple(seen["image_mean"]),
         image_std=tuple(seen["image_std"]),

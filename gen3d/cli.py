@@ -16,6 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     told: dict[str, Any] = {}  # what was reported and decides about the exit status
     commands: dict[str, Command] = {
         "text-to-mesh": (recipes.TextToMeshRecipe, partial(text_to_mesh, told)),
+        "image-to-3d": (zero123_recipes.ImageTo3DRecipe, image_to_3d),
         "novel-views": (zero123_recipes.NovelViewsRecipe, novel_views),
         "nerf": (nerf_recipes.NerfRecipe, partial(nerf, time.perf_counter())),
         "eval": (nerf_recipes.EvalRecipe, evaluate),
@@ -41,6 +42,12 @@ def text_to_mesh(told: dict[str, Any], recipe: Any) -> Result:
     outputs, metrics = gallery.run(recipe)
     told.update(failed=metrics["failed"], prompts=len(recipe.all_prompts()))
     return outputs, metrics
+
+
+def image_to_3d(recipe: Any) -> Result:
+    from gen3d.picture_to_mesh import run
+
+    return run(recipe)
 
 
 def novel_views(recipe: Any) -> Result:

@@ -82,6 +82,6 @@ def mesh_at(source: Path, device: torch.device) -> TexturedMesh:
     """
     if not source.is_dir():
         return load_mesh(source)
-    from gen3d.text_to_mesh import mesh_of_run  # brings in the whole optimisation
+    from gen3d.shape_runs import mesh_of_run  # brings in the whole optimisation
 
     return mesh_of_run(source, device)

@@ -22,7 +22,8 @@ from core2d.run import run_folder, sha256
 from gen3d.mesh import load_mesh
 from gen3d.pictures import seen_from, sides
 from gen3d.recipes import CONTACT_SHEET, TextToMeshRecipe
-from gen3d.text_to_mesh import RESULT, SETTINGS, Result, load_prior, make_mesh, saved_recipe, settings_of
+from gen3d.shape_runs import RESULT, Result, saved_recipe
+from gen3d.text_to_mesh import SETTINGS, load_prior, make_mesh, settings_of
 
 LONGEST_STEM = 60  # characters of a file name that come from the prompt
 SHEET_SIDES, SHEET_SIZE = 8, 128
@@ -93,7 +94,7 @@ def half_done(recipe: TextToMeshRecipe) -> Path | None:
     assert recipe.output is not None
     folder = run_folder(recipe.output)
     try:
-        saved: dict[str, Any] = saved_recipe(folder)
+        saved: dict[str, Any] = saved_recipe(folder, TextToMeshRecipe.__name__)
     except InputError:
         return None
     same = {name: value for name, value in saved.items() if name in SETTINGS} == settings_of(recipe)

@@ -17,8 +17,10 @@ from core2d.errors import InputError
 from core2d.media import to_uint8, write_video
 from core2d.run import pick_device, pick_dtype, plain
 from core2d.sheets import check_singles, save_sheet
+from gen3d.camera_projection import PictureReader
 from gen3d.data.single_picture import Subject, on_background, read_subject
-from gen3d.zero123 import NovelViews, Zero123, view_by
+from gen3d.toybox_likeness import ADVICE, KNOWN, likeness
+from gen3d.zero123 import USUAL_ELEVATION, NovelViews, Zero123, view_by
 from gen3d.zero123_recipes import NovelViewsRecipe, PictureRecipe
 
 Result = tuple[list[Path], Mapping[str, Any]]
@@ -40,7 +42,7 @@ def run(recipe: NovelViewsRecipe) -> Result:
     pictures = NovelViews(model, recipe.scheduler)(
         on_background(subject.rgba),
         view_by(azimuths, elevations.expand_as(azimuths)),
-        elevation=math.radians(recipe.picture_elevation),
+        elevation=USUAL_ELEVATION if recipe.picture_elevation is None else math.radians(recipe.picture_elevation),
         num_inference_steps=recipe.steps,
         guidance_scale=recipe.cfg,
         seed=recipe.seed,
@@ -63,6 +65,10 @@ def subject_of(recipe: PictureRecipe, model: Zero123) -> Subject:
         recentre=recipe.recentre,
     )
     sys.stderr.write(f"the object was found by {subject.found_by}\n")
+    if isinstance(model.parts.projection, PictureReader):  # a bundled model, whose world is small
+        embedding = model.see(on_background(subject.rgba)[None]).embedding
+        if likeness(embedding) < KNOWN:
+            sys.stderr.write(f"{ADVICE}\n")
     return subject
 
 

@@ -39,6 +39,7 @@ from core2d.text_to_image import LARGEST_BATCH, POSITIONS_AT_ONCE
 from gen3d.zero123_formats import Report, Zero123Parts, read_zero123
 
 GUIDANCE = 3.0  # of the paper's demo
+USUAL_ELEVATION = math.radians(20.0)  # of a picture of which nothing is known
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""What `gen3d novel-views` can be told: a torch-free dataclass whose docstrings are the help."""
+"""What `gen3d novel-views` and `gen3d image-to-3d` can be told: dataclasses whose docstrings are the help."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,10 +12,12 @@ from core2d.errors import InputError
 from core2d.models import resolve
 from core2d.recipes import Output, Recipe, check_between
 from core2d.run import IMAGE_SUFFIXES, check_output
-from gen3d.recipes import OptionalPath
+from gen3d.recipes import MESH_SUFFIXES, DreamFusionConfig, OptionalOutput, OptionalPath
 
 Angles = Annotated[tuple[float, ...], tyro.conf.arg(metavar="FLOAT...")]
 ORBIT = 12  # views, where nothing else is asked for
+NO_PICTURE = Path()
+ANEW = ("resume", "device", "json", "turntable", "preview")  # what may be said again when a run is gone on with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,26 +27,32 @@ class PictureRecipe(Recipe):
     picture: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE")]
     """Picture of one object: cut out (a PNG with alpha), or on a plain background."""
     output: Output
-    model: str
-    """A folder in a diffusers layout, or a .ckpt or .safetensors file in the original one, such as zero123-xl.ckpt."""
+    model: str = "toybox-zero123"
+    """The bundled model, a folder in a diffusers layout, or a .ckpt or .safetensors file in the original one, such as
+    zero123-xl.ckpt."""
     mask: OptionalPath = None
     """Picture of the same size that is white where the object is."""
     foreground: Literal["auto", "alpha", "mask", "plain", "rembg"] = "auto"
     """How the object is found: by what the file has, a plain background, or rembg (liftkit[matting])."""
     recentre: bool = True
     """Move and scale the object as the model knows it; --no-recentre takes the picture as it is."""
-    picture_elevation: float = 20.0
-    """Degrees above the ground that the picture was taken from; for novel views only Stable Zero123 is told it."""
+    picture_elevation: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
+    """Degrees above the ground that the picture was taken from. Else the bundled model estimates it, and for others 20
+    are assumed. For novel views only Stable Zero123 is told it."""
 
     def check(self) -> None:
         super().check()
+        self._check_picture()
+        if self.picture_elevation is not None:
+            check_between("--picture-elevation", self.picture_elevation, -90, 90)
+        if not Path(self.model).is_file():
+            resolve(self.model)
+
+    def _check_picture(self) -> None:
         if not self.picture.is_file():
             raise InputError(f"no picture at {self.picture}")
         if self.mask is not None and not self.mask.is_file():
             raise InputError(f"no mask at {self.mask}")
-        check_between("--picture-elevation", self.picture_elevation, -90, 90)
-        if not Path(self.model).is_file():
-            resolve(self.model)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,3 +101,69 @@ class NovelViewsRecipe(PictureRecipe):
         """Degrees of all views."""
         count = self.orbit or ORBIT
         return self.azimuth or tuple(360.0 * i / count for i in range(count))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageTo3DConfig(DreamFusionConfig):
+    """How a field is optimised for a picture: as by DreamFusion, and by what the picture itself shows."""
+
+    shaded: float = 0.0
+    """Not used: there is no light."""
+    picture_weight: float = 30.0
+    """Of the mean squared error of the colours, from where the picture was taken."""
+    mask_weight: float = 10.0
+    """Of the mean squared error of the silhouette."""
+
+
+IMAGE_QUALITIES = {
+    "draft": ImageTo3DConfig(steps=160),
+    "normal": ImageTo3DConfig(steps=500),
+    "high": ImageTo3DConfig(steps=1500, views=4),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageTo3DRecipe(PictureRecipe):
+    """Make a textured mesh from one picture, by Zero-1-to-3. Its front is where the picture was taken from."""
+
+    picture: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE")] = NO_PICTURE
+    """Picture of one object: cut out (a PNG with alpha), or on a plain background. With --resume, that of the run."""
+    output: OptionalOutput = None  # pyright: ignore[reportIncompatibleVariableOverride]
+    """Mesh to write: .glb, .obj, .ply or .stl. The run lies beside it (mug.glb has mug.run/)."""
+    system: Literal["zero123"] = "zero123"
+    """Who says what the other sides look like."""
+    quality: Literal["draft", "normal", "high"] = "normal"
+    """How long it takes, and how good it gets."""
+    steps: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Optimisation steps, instead of those of the quality."""
+    turntable: OptionalPath = None
+    """Video of the mesh turning to write: .mp4."""
+    preview: OptionalPath = None
+    """Picture of the mesh from eight sides to write: .png, .jpg or .webp."""
+    resume: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
+    """Run folder to go on with: picture, output and settings are those of the run."""
+
+    def check(self) -> None:
+        if self.resume is None and self.picture == NO_PICTURE:
+            raise InputError("no picture: name one of the object, such as mug.png")
+        super().check()
+        for path, suffixes in ((self.turntable, (".mp4",)), (self.preview, IMAGE_SUFFIXES)):
+            if path is not None:
+                check_output(path, suffixes)
+        if self.steps is not None:
+            check_between("--steps", self.steps, 1, 1_000_000)
+        if self.resume is not None:
+            self._check_resume()
+        elif self.output is None:
+            raise InputError("no output: name the mesh to write, such as -o mug.glb")
+        else:
+            check_output(self.output, MESH_SUFFIXES)
+
+    def _check_picture(self) -> None:
+        if self.resume is None:  # the run has the object already
+            super()._check_picture()
+
+    def _check_resume(self) -> None:
+        for field in fields(self):
+            if field.name not in ANEW and getattr(self, field.name) != field.default:
+                raise InputError(f"--resume goes on with the {field.name} of the run: leave yours out")

@@ -18,12 +18,13 @@ from core2d.cameras import Cameras, relative_view
 from core2d.toybox import world
 from core2d.toybox.dataset import azimuth_bin
 from core2d.toybox.judge import PictureJudge
+from core2d.toybox.render import render
 from core2d.toybox.scene import Scene
 from gen3d.toybox_views import LEFT_OUT, bodies, cameras_of, seen_from
 
 VIEWS = 12
 SEEN_FROM = 20.0  # degrees of elevation of the asked views
-NOT_WHITE = 0.04  # of a channel: what differs by more from the white background is the object
+NOT_WHITE = 0.1  # of a channel: an autoencoder's white is not quite white; what differs by more is the object
 
 Draw = Callable[[Tensor, Tensor], Tensor]  # a picture (3, h, w) and views (n, 4) -> (n, 3, h, w)
 
@@ -34,7 +35,7 @@ class Case:
 
     Attributes:
         body: as it stands in Toybox.
-        picture: (3, s, s).
+        picture: (3, s, s) on white, and `cutout` (4, s, s) its object alone; colours not multiplied by alpha.
         source: the camera of the picture, one.
         views: (12, 4) from it to the others, whose cameras are `cameras`.
         truth: (12, 3, s, s) true renders, and `masks` (12, s, s).
@@ -42,6 +43,7 @@ class Case:
 
     body: Scene
     picture: Tensor
+    cutout: Tensor
     source: Cameras
     views: Tensor
     cameras: Cameras
@@ -72,9 +74,10 @@ def case_of(body: Scene, lot: Random, size: int) -> Case:
     step = 2 * math.pi / VIEWS
     others = [seen_from(body, azimuth + i * step, math.radians(SEEN_FROM), radius) for i in range(VIEWS)]
     (picture,), _ = pictures_of([source], size)
+    cutout = torch.from_numpy(render([source], size).rgba[0]).movedim(-1, 0)
     truth, masks = pictures_of(others, size)
     camera, cameras = cameras_of([source]), cameras_of(others)
-    return Case(body, picture, camera, relative_view(camera, cameras), cameras, truth, masks[:, 0])
+    return Case(body, picture, cutout, camera, relative_view(camera, cameras), cameras, truth, masks[:, 0])
 
 
 def view_scores(found: Sequence[Tensor], wanted: Sequence[Case], judge: PictureJudge) -> dict[str, float]:

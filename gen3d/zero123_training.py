@@ -19,21 +19,16 @@ from torch import Tensor, nn
 
 from core2d.schedule import NoiseSchedule
 from core2d.training import step_generator
-from gen3d.camera_projection import CameraProjection
+from gen3d.camera_projection import CameraProjection, PictureReader, standing
 from gen3d.data.renders import Renders, spherical
 
 
 class ViewConditioned(nn.Module):
-    """What is trained together: the UNet and the projection of picture and view.
+    """What is trained together: the UNet and the projection of picture and view."""
 
-    A projection with hidden layers gets help where objects have a front at azimuth 0, as in Toybox: one linear layer
-    has to say from its features where the second camera stands. That layer is thrown away afterwards.
-    """
-
-    def __init__(self, unet: UNet2DConditionModel, projection: CameraProjection, with_pose: bool = False) -> None:
+    def __init__(self, unet: UNet2DConditionModel, projection: CameraProjection | PictureReader) -> None:
         super().__init__()
         self.unet, self.projection = unet, projection
-        self.pose = nn.Linear(projection.config["hidden_dim"], 3) if with_pose else None
 
 
 @dataclass(frozen=True)
@@ -90,11 +85,12 @@ def encode_pairs(
 class ViewPairTask:
     """Two views of one object a row: the UNet sees the first through its conditions and learns to draw the second.
 
+    Both may be the same, as the first view of an orbit is.
+
     Attributes:
         model: UNet and projection.
         pairs: what it learns from.
         schedule: of the noise.
-        pose_weight: of the squared error of the second camera's direction, where the model has a layer for it.
         drop: share of rows without the tokens; as many lack the latent, and as many lack both.
         snr_floor: see `core2d.denoising.DenoisingTask`.
     """
@@ -103,7 +99,6 @@ class ViewPairTask:
     pairs: ViewPairs
     schedule: NoiseSchedule
     drop: float = 0.05
-    pose_weight: float = 0.1
     snr_floor: float = 0.3
     seed: int = 0
 
@@ -113,7 +108,7 @@ class ViewPairTask:
         objects, views = self.pairs.mean.shape[:2]
         chosen = torch.randint(objects, (batch_size,), generator=generator)
         first = torch.randint(views, (batch_size,), generator=generator)
-        second = (first + torch.randint(1, views, (batch_size,), generator=generator)) % views
+        second = torch.randint(views, (batch_size,), generator=generator)
         sample, noise = torch.randn((2, batch_size, *self.pairs.mean.shape[2:]), generator=generator)
         timesteps = torch.randint(self.schedule.num_train_timesteps, (batch_size,), generator=generator)
         lot = torch.rand(batch_size, generator=generator)
@@ -127,7 +122,6 @@ class ViewPairTask:
             "picture": self.pairs.mean[chosen, first].float(),  # the mode, unscaled
             "embedding": self.pairs.embedding[chosen, first].float(),
             "view": view_between(self.pairs.sphere[chosen, first], self.pairs.sphere[chosen, second]),
-            "direction": direction(self.pairs.sphere[chosen, second]),
             "with_tokens": ((lot >= 3 * self.drop) | ((lot >= self.drop) & (lot < 2 * self.drop))).float(),
             "with_picture": ((lot >= 3 * self.drop) | (lot < self.drop)).float(),
         }
@@ -141,23 +135,52 @@ class ViewPairTask:
         joined = torch.cat([batch["noisy"], picture], dim=1)  # (n, 2c, h, w)
         predicted = model.unet(joined, batch["timesteps"], encoder_hidden_states=tokens).sample.float()
         error = (predicted - batch["target"]).square().mean(dim=(1, 2, 3))  # (n,)
-        loss, logged = (error * batch["weight"]).mean(), {"mse": error.detach().mean()}
-        if model.pose is not None:
-            missed = (model.pose(model.projection.features(*told)).float() - batch["direction"]).square().sum(1).mean()
-            loss, logged = loss + self.pose_weight * missed, logged | {"pose": missed.detach()}
-        return loss, logged
+        return (error * batch["weight"]).mean(), {"mse": error.detach().mean()}
+
+
+@dataclass
+class ReadingTask:
+    """A reader learns to see in a picture what a prior with a camera token was told: the caption and the camera.
+
+    It comes before `ViewPairTask`: afterwards the UNet of that prior draws the object from the asked view at once, as
+    far as words can tell, and only has to learn what they do not say.
+
+    Attributes:
+        model: the reader; its camera token is that of the prior and stays so.
+        pairs: see there; the azimuths count from the fronts of the objects.
+        words: (o, tokens, d) of the prior's text tower for each object's caption.
+    """
+
+    model: PictureReader
+    pairs: ViewPairs
+    words: Tensor
+    seed: int = 0
+
+    def batch(self, step: int, positions: Tensor, batch_size: int) -> dict[str, Tensor]:
+        """Pictures, and what was told of them."""
+        generator = step_generator(self.seed, step)
+        objects, views = self.pairs.mean.shape[:2]
+        chosen = torch.randint(objects, (batch_size,), generator=generator)[positions]
+        view = torch.randint(views, (batch_size,), generator=generator)[positions]
+        return {
+            "picture": self.pairs.mean[chosen, view].float(),
+            "embedding": self.pairs.embedding[chosen, view].float(),
+            "words": self.words[chosen],
+            "stand": standing(self.pairs.sphere[chosen, view]),
+        }
+
+    def loss(self, model: PictureReader, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float | Tensor]]:
+        """Squared errors of the words and of the camera."""
+        words, stand = model.read(batch["embedding"], batch["picture"])
+        said = (words.float() - batch["words"]).square().mean()
+        stood = (stand - batch["stand"]).square().sum(1).mean()
+        return said + stood, {"words": said.detach(), "camera": stood.detach()}
 
 
 def view_between(source: Tensor, target: Tensor) -> Tensor:
     """(n, 4) views T from cameras (n, 3) to others, each polar angle, azimuth and radius (section 3.2)."""
     polar, turn, further = (target - source).unbind(1)
     return torch.stack([polar, turn.sin(), turn.cos(), further], dim=1)
-
-
-def direction(sphere: Tensor) -> Tensor:
-    """(n, 3) unit vectors from the origin to cameras (n, 3), each polar angle, azimuth and radius."""
-    polar, azimuth, _ = sphere.unbind(1)
-    return torch.stack([polar.sin() * azimuth.cos(), polar.sin() * azimuth.sin(), polar.cos()], dim=1)
 
 
 def with_picture_channels(unet: UNet2DConditionModel) -> UNet2DConditionModel:

@@ -17,12 +17,12 @@ from torch.nn.functional import linear, normalize, relu
 
 from core2d.cameras import Cameras
 from core2d.toybox.light import lit
-from gen3d.dreamfusion import binary_entropy
 from gen3d.fields.hash_grid_field import TETRAHEDRON, HashGridField
 from gen3d.kernels.hash_grid import torch_twin
 from gen3d.recipes import DreamFusionConfig
 from gen3d.render.images import camera_rays
 from gen3d.render.rays import intersect_box
+from gen3d.shaping import binary_entropy
 
 TIMES = (100, 840)  # from which the noise level of a step is drawn: those of the middle of an optimisation
 SAMPLES = 64  # on each ray, from where it enters the cube to where it leaves

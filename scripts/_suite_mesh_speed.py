@@ -24,7 +24,7 @@ from core2d.cameras import orbit
 from core2d.toybox import captions
 from core2d.toybox.scene import plain
 from core2d.training import train
-from gen3d.dreamfusion import BOUND, SAMPLES_ACROSS, DreamFusionTask, Model, training_recipe
+from gen3d.dreamfusion import DreamFusionTask
 from gen3d.fields.hash_grid_field import HashGridField
 from gen3d.kernels.compositing import composite
 from gen3d.kernels.fused_mlp import mlp
@@ -34,6 +34,7 @@ from gen3d.render.images import camera_rays
 from gen3d.render.marching import Samples, march, offsets_of
 from gen3d.render.occupancy import OccupancyGrid
 from gen3d.scores import cameras
+from gen3d.shaping import BOUND, SAMPLES_ACROSS, Model, training_recipe
 
 PROMPT = "a red mug"
 SIZE = 64  # pixels of a side

@@ -1,4 +1,4 @@
-"""The items of `evaluate.py --suite zero123`: novel views of one picture, against true renders of the same objects.
+"""The items of `evaluate.py --suite zero123`: novel views and solids of one picture, against the same true objects.
 
 The 24 objects are of the reporting seed, six of them of class-colour pairs that no generator learned from. Each is
 shown from a random side; the 12 views that are asked for lie at equal steps around from there.
@@ -6,21 +6,33 @@ shown from a random side; the 12 views that are asked for lie at equal steps aro
 
 from __future__ import annotations
 
+import json
+import os
+import tempfile
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 
 import torch
-from _measure import Item, Numbers, Record
+from _measure import ROOT, Item, Numbers, Record, command
 from _suite import Suite
+from _suite_mesh_quality import gltf_errors
 from torch import Tensor
 
 from core2d.media import image_grid, save_image
 from core2d.toybox.judge import load_picture_judge
-from gen3d.zero123 import NovelViews
+from gen3d.image_to_3d import image_to_3d
+from gen3d.mesh import check_mesh, load_mesh, save_mesh
+from gen3d.solid_scores import extruded, solid_scores
+from gen3d.zero123 import NovelViews, Zero123
+from gen3d.zero123_recipes import IMAGE_QUALITIES
 from gen3d.zero123_scores import Case, cases, copied, left_out_cases, view_scores
 
 STEPS = 25
+QUALITY = "draft"  # of the solids
+PICTURES = Path(os.environ.get("LIFTKIT_DATA", ROOT.parent / "shared" / "data")) / "images"
 SHEET = (0, 3, 8, 14, 19, 22)  # of the 24, on the sheet of the README
 
 
@@ -35,6 +47,14 @@ def items_of(assets: Path, seed: int) -> list[Item]:
              partial(drawn, assets, partial(left_out_cases, seed)), needs=needs),
         Item("views-copied", "the baseline that gives the picture back", partial(baseline, assets, seed),
              needs=(judge,)),
+        Item("solids", "image-to-3d of the same 24 objects", partial(solids, assets, partial(cases, seed)),
+             at_least={"volume_iou": 0.50, "psnr": 18, "valid": 24}, at_most={"chamfer": 0.07, "worst_seconds": 180},
+             needs=needs),
+        Item("solids-left-out", "the same of four classes that it never saw",
+             partial(solids, assets, partial(left_out_cases, seed)), needs=needs),
+        Item("solids-extruded", "the baseline that extrudes the silhouette", partial(extrusions, seed)),
+        Item("pictures", "image-to-3d of pictures that no bundled model knows", partial(real_pictures, assets),
+             at_least={"made": 4}, at_most={"gltf_errors": 0}, needs=(*needs, PICTURES)),
         Item("megabytes", "of the model's own folder", partial(megabytes, model), at_most={"own": 8}, needs=(model,)),
     ]  # fmt: skip
 
@@ -52,10 +72,53 @@ def baseline(assets: Path, seed: int) -> tuple[Numbers, list[Record]]:
     return scored([copied(case.picture, case.views) for case in shown], shown, judge_of(assets))
 
 
+def solids(assets: Path, wanted: Callable[[], Sequence[Case]]) -> tuple[Numbers, list[Record]]:
+    """A solid of each picture's object, cut out, in quality QUALITY; elevations are estimated."""
+    zero123, each = Zero123.load(assets / "toybox-zero123"), []
+    for case in wanted():
+        with tempfile.TemporaryDirectory() as folder:
+            started = time.perf_counter()
+            mesh, _ = image_to_3d(case.cutout, zero123, Path(folder) / "run", IMAGE_QUALITIES[QUALITY])
+            (path,) = save_mesh(Path(folder) / "solid.glb", mesh)
+            seconds = time.perf_counter() - started
+            valid = float(not check_mesh(load_mesh(path)).problems)
+            each.append({"object": named(case), **solid_scores(load_mesh(path), case),
+                         "seconds": seconds, "valid": valid})  # fmt: skip
+    means = {name: fmean(row[name] for row in each) for name in ("volume_iou", "chamfer", "psnr")}
+    numbers = means | {"worst_seconds": max(row["seconds"] for row in each)}
+    return numbers | {"valid": sum(row["valid"] for row in each), "objects": len(each)}, each
+
+
+def extrusions(seed: int) -> tuple[Numbers, list[Record]]:
+    """The true silhouette of the picture, as deep as it is wide on average."""
+    each = [{"object": named(case), **solid_scores(extruded(case, case.cutout[3]), case)} for case in cases(seed)]
+    return {name: fmean(row[name] for row in each) for name in ("volume_iou", "chamfer", "psnr")}, each
+
+
+def real_pictures(assets: Path) -> tuple[Numbers, list[Record]]:
+    """By the command, as a user would; what it says of each picture is kept."""
+    each: list[Record] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for picture in sorted(PICTURES.glob("*.png")):
+            path = Path(folder) / f"{picture.stem}.glb"
+            words = ("--model", assets / "toybox-zero123", "--quality", "draft", "-o", path, "--json")
+            told = json.loads(command("gen3d", "image-to-3d", picture, *words))
+            row = {"picture": picture.stem, "seconds": told["seconds"]}
+            row |= {name: told["metrics"][name] for name in ("faces", "watertight", "elevation")}
+            each.append(row | {"errors": gltf_errors([path]).get("gltf_errors")})
+    errors = [row["errors"] for row in each if row["errors"] is not None]
+    numbers = {"made": len(each), "worst_seconds": max(row["seconds"] for row in each)}
+    return numbers | ({"gltf_errors": sum(errors)} if errors else {}), each
+
+
+def named(case: Case) -> str:
+    return f"{case.body.colors[0]} {case.body.name}"
+
+
 def scored(found: Sequence[Tensor], shown: Sequence[Case], judge) -> tuple[Numbers, list[Record]]:
     numbers = view_scores(found, shown, judge)
     each = [
-        {"object": f"{case.body.colors[0]} {case.body.name}", **view_scores([pictures], [case], judge)}
+        {"object": named(case), **view_scores([pictures], [case], judge)}
         for pictures, case in zip(found, shown, strict=True)
     ]
     return numbers, each

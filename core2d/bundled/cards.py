@@ -50,10 +50,12 @@ many clips.
     "toybox-zero123": (
         "Zero-1-to-3 of Toybox: one picture's object from other views",
         """\
-`unet/` started as that of toybox-sd, with four more input channels for the latent of the picture; `camera_projection/`
-joins the embedding of toybox-clip's image tower, the view and the picture's latent to four context tokens (the
-published models have one token, no hidden layer, and do not see the latent there). The autoencoder of toybox-sd and the
-image tower of toybox-clip are borrowed, as `borrowed.json` says.
+`unet/` started as that of toybox-sd, with four more input channels for the latent of the picture. `picture_reader/`
+stands where published models have `cc_projection`: from the picture's latent and its embedding by toybox-clip it reads
+ten words as toybox-sd would be told them, and where the camera stands; that camera, turned by the asked view, becomes
+the camera token of toybox-sd. It learned that by itself first (4,000 steps of 256 pictures, against the captions and
+cameras of the renders), then with the UNet. The autoencoder of toybox-sd and the image tower of toybox-clip are
+borrowed, as `borrowed.json` says.
 It learned from objects on white, eight random sides of each; the classes in `gen3d/toybox_views.py` were left out. A
 picture counts below as one side of an object.
 """,

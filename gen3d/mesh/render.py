@@ -21,6 +21,7 @@ def render_mesh(
     size: int = 256,
     supersampling: int = 2,
     background: tuple[float, float, float] = WHITE,
+    lighted: bool = True,
 ) -> Tensor:
     """Draw a mesh under the world-fixed light of Toybox, on the device of the cameras.
 
@@ -30,6 +31,7 @@ def render_mesh(
         size: pixels along each side.
         supersampling: samples along each side of a pixel.
         background: sRGB behind the mesh.
+        lighted: False draws its colours as they are, where light is already in them.
 
     Returns:
         (n, 4, size, size) float in [0, 1]: colour over the background, and coverage.
@@ -45,7 +47,8 @@ def render_mesh(
     for matrix in cameras.world_to_clip():
         seen = rasterize(homogeneous @ matrix.T, faces, offsets, samples, samples)
         normal = normalize(interpolate(normals, faces, seen), dim=-1)  # (1, h, w, 3)
-        shade = torch.where(seen.mask[..., None], _albedo(mesh, faces, seen) * lit(normal), behind)  # (1, h, w, 3)
+        light = lit(normal) if lighted else 1.0
+        shade = torch.where(seen.mask[..., None], _albedo(mesh, faces, seen) * light, behind)  # (1, h, w, 3)
         layers = torch.cat([shade, seen.mask[..., None].to(shade)], -1).movedim(-1, 1)  # (1, 4, h, w)
         pictures.append(avg_pool2d(layers, supersampling))
     return torch.cat(pictures).clamp(0, 1)

@@ -4,10 +4,10 @@
 `diffusers`               a folder whose camera projection is `cc_projection/` (keys `projection.*`)
 `clip_camera_projection`  a folder whose camera projection is `clip_camera_projection/` (keys `proj.*`)
 
-All give the same `Zero123Parts`. A `camera_projection/` folder is our own: it may have several tokens and a hidden
-layer, which no published format can hold. What neither a format nor the shapes in it can tell is as published: 8 heads
-and groups of 32 channels in the UNet (SD 1.x), heads 64 wide in CLIP, betas from .00085 to .012. Where a model differs,
-an LDM file says so in one more tensor, `liftkit_settings` (JSON as bytes), which the original code does not look at.
+All give the same `Zero123Parts`. A folder with `picture_reader/` instead is our own (`gen3d.camera_projection`), which
+no published format can hold. What neither a format nor the shapes in it can tell is as published: 8 heads and groups of
+32 channels in the UNet (SD 1.x), heads 64 wide in CLIP, betas from .00085 to .012. Where a model differs, an LDM file
+says so in one more tensor, `liftkit_settings` (JSON as bytes), which the original code does not look at.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ import torch
 
 from core2d.errors import InputError
 from core2d.run import atomic_path
+from gen3d.camera_projection import CameraProjection
 from gen3d.zero123_formats.folders import read_folder, write_folder
 from gen3d.zero123_formats.original import SETTINGS as SETTINGS
 from gen3d.zero123_formats.original import read_file, write_file
 from gen3d.zero123_formats.parts import CLIP_MEAN as CLIP_MEAN
 from gen3d.zero123_formats.parts import PUBLISHED_SCHEDULER as PUBLISHED_SCHEDULER
-from gen3d.zero123_formats.parts import VIEW_DIM, Format, Report, Zero123Parts, check_fit, sounds_stable
+from gen3d.zero123_formats.parts import Format, Report, Zero123Parts, check_fit, sounds_stable
 
 
 def read_zero123(
@@ -89,10 +90,8 @@ def write_zero123(
     """
     path = Path(path)
     check_fit(parts, path)
-    projection = parts.projection.config
-    plain = projection["tokens"] == 1 and not projection["hidden_dim"] and projection["view_dim"] == VIEW_DIM
-    if format != "diffusers" and not plain:
-        raise InputError(f"the format {format} has one token and no hidden layer: write {path} in the format diffusers")
+    if format != "diffusers" and not isinstance(parts.projection, CameraProjection):
+        raise InputError(f"the format {format} has no picture reader: write {path} in the format diffusers")
     if format == "ldm":
         if borrowed:
             raise InputError(f"{path} in the format ldm holds all parts: leave out borrowed")
@@ -102,4 +101,4 @@ def write_zero123(
         raise InputError(f"cannot write {path}: something else than a Zero-1-to-3 folder is there")
     with atomic_path(path) as folder:
         folder.mkdir()
-        write_folder(folder, parts, format, dtype, borrowed or {}, plain)
+        write_folder(folder, parts, format, dtype, borrowed or {})

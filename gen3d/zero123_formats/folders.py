@@ -16,7 +16,7 @@ from core2d.errors import InputError
 from core2d.models import bundled, ldm, resolve
 from core2d.models.loading import load_model, read_json, read_manifest, save_model, weights_files
 from core2d.run import write_json
-from gen3d.camera_projection import CameraProjection
+from gen3d.camera_projection import CameraProjection, PictureReader
 from gen3d.data.single_picture import MARGIN
 from gen3d.zero123_formats.parts import (
     NORMALISATION,
@@ -24,11 +24,11 @@ from gen3d.zero123_formats.parts import (
     PROJECTIONS,
     PUBLISHED_NOISE,
     PUBLISHED_SCHEDULER,
+    READER,
     VIEW_DIM,
     Format,
     Report,
     Zero123Parts,
-    config_of,
     projection_of,
     triple,
     with_weights,
@@ -39,10 +39,11 @@ def read_folder(folder: Path, dtype: torch.dtype) -> tuple[Zero123Parts, Report,
     """The parts in a folder, what was found, and whether it says that it is Stable Zero123; see `read_zero123`."""
     places = {part: folder / part for part in PARTS}
     places |= {part: place for part, place in _borrowed(folder).items() if not places[part].is_dir()}
-    projections = [name for name in PROJECTIONS if (folder / name).is_dir()]
+    kinds = (*PROJECTIONS, READER)
+    projections = [name for name in kinds if (folder / name).is_dir()]
     if len(projections) != 1:
         found = " and ".join(projections) or "none"
-        raise InputError(f"{folder} is no Zero-1-to-3: it needs one of {', '.join(PROJECTIONS)}, and has {found}")
+        raise InputError(f"{folder} is no Zero-1-to-3: it needs one of {', '.join(kinds)}, and has {found}")
     parts: dict[str, Any] = {
         "unet": load_model(UNet2DConditionModel, places["unet"], dtype),
         "vae": load_model(AutoencoderKL, places["vae"], dtype),
@@ -107,8 +108,10 @@ def load_image_encoder(folder: Path, dtype: torch.dtype) -> CLIPVisionModelWithP
     return with_weights(tower, {name: state[name] for name in tower.state_dict()}, dtype)
 
 
-def _load_projection(folder: Path, dtype: torch.dtype) -> CameraProjection:
-    """A camera projection under any of its names; its config may say anything, the shapes say enough."""
+def _load_projection(folder: Path, dtype: torch.dtype) -> CameraProjection | PictureReader:
+    """A reader, or a camera projection under any of its names; its config may say anything, the shapes say enough."""
+    if folder.name == READER:
+        return load_model(PictureReader, folder, dtype)
     files, _ = weights_files(folder)
     read_manifest(files)  # says what is wrong with them
     prefix, state = PROJECTIONS[folder.name], {}
@@ -127,34 +130,18 @@ def write_folder(
     format: Format,
     dtype: torch.dtype | None,
     borrowed: Mapping[str, Sequence[str]],
-    plain: bool,
 ) -> None:
-    """Write all parts but the borrowed ones into an empty folder; see `write_zero123`.
-
-    Args:
-        plain: whether the projection is one that the published formats can hold.
-    """
+    """Write all parts but the borrowed ones into an empty folder; see `write_zero123`."""
     places = _lenders(borrowed, folder)
     for part in PARTS:
         if part in places:
             _refuse_other(part, getattr(parts, part), places[part])
         else:
             save_model(getattr(parts, part), folder / part, dtype)
-    width = parts.projection.config["embedding_dim"]
-    if format == "clip_camera_projection":
-        name = format
-        config = {"_class_name": "CLIPCameraProjection", "embedding_dim": width, "additional_embeddings": VIEW_DIM}
-    elif plain:
-        name = "cc_projection"
-        config = {"_class_name": "CCProjection", "in_channel": width + VIEW_DIM, "out_channel": width}
+    if isinstance(parts.projection, PictureReader):
+        save_model(parts.projection, folder / READER, dtype)
     else:
-        name, config = "camera_projection", {"_class_name": "CameraProjection", **config_of(parts.projection)}
-    write_json(folder / name / "config.json", config)
-    weights = {
-        key.replace("projection.", PROJECTIONS[name], 1): tensor.detach().to("cpu", dtype).contiguous()
-        for key, tensor in parts.projection.state_dict().items()
-    }
-    save_file(weights, folder / name / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
+        _write_projection(folder, parts.projection, format, dtype)
     write_json(folder / "scheduler" / "scheduler_config.json", parts.scheduler_config)
     side = parts.image_encoder.config.image_size
     preprocessing = {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": side}, "resample": 3}
@@ -163,6 +150,23 @@ def write_folder(
     write_json(folder / "zero123.json", {"absolute_elevation": parts.absolute_elevation, "margin": parts.margin})
     if borrowed:
         write_json(folder / "borrowed.json", borrowed)
+
+
+def _write_projection(folder: Path, projection: CameraProjection, format: Format, dtype: torch.dtype | None) -> None:
+    """Under the names of its format."""
+    width = projection.config["embedding_dim"]
+    if format == "clip_camera_projection":
+        name = format
+        config = {"_class_name": "CLIPCameraProjection", "embedding_dim": width, "additional_embeddings": VIEW_DIM}
+    else:
+        name = "cc_projection"
+        config = {"_class_name": "CCProjection", "in_channel": width + VIEW_DIM, "out_channel": width}
+    write_json(folder / name / "config.json", config)
+    weights = {
+        key.replace("projection.", PROJECTIONS[name], 1): tensor.detach().to("cpu", dtype).contiguous()
+        for key, tensor in projection.state_dict().items()
+    }
+    save_file(weights, folder / name / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
 
 
 def _refuse_other(part: str, module: Any, folder: Path) -> None:

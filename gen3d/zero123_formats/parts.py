@@ -17,7 +17,7 @@ from transformers import CLIPVisionModelWithProjection
 from core2d.backbone import CLIP_MEAN, CLIP_STD
 from core2d.errors import InputError
 from core2d.models.manifests import Manifest, compare_keys, manifest_of
-from gen3d.camera_projection import CameraProjection
+from gen3d.camera_projection import CameraProjection, PictureReader
 from gen3d.data.single_picture import MARGIN
 
 Format = Literal["ldm", "diffusers", "clip_camera_projection"]
@@ -36,7 +36,8 @@ PUBLISHED_SCHEDULER: dict[str, Any] = {
     "set_alpha_to_one": False,
     "steps_offset": 1,
 }
-PROJECTIONS = {"cc_projection": "projection.", "clip_camera_projection": "proj.", "camera_projection": "projection."}
+PROJECTIONS = {"cc_projection": "projection.", "clip_camera_projection": "proj."}
+READER = "picture_reader"  # in the place of a projection, in folders of ours
 PARTS = ("unet", "vae", "image_encoder")  # beside the projection
 NORMALISATION = {"image_mean": CLIP_MEAN, "image_std": CLIP_STD}
 
@@ -60,7 +61,7 @@ class Zero123Parts:
     unet: UNet2DConditionModel
     vae: AutoencoderKL
     image_encoder: CLIPVisionModelWithProjection
-    projection: CameraProjection
+    projection: CameraProjection | PictureReader
     scheduler_config: dict[str, Any] = field(default_factory=lambda: dict(PUBLISHED_SCHEDULER))
     absolute_elevation: bool = False
     image_mean: tuple[float, float, float] = CLIP_MEAN
@@ -149,14 +150,11 @@ def with_weights(module: nn.Module, state: Mapping[str, Tensor], dtype: torch.dt
 
 
 def projection_of(state: Mapping[str, Tensor], dtype: torch.dtype, path: Path) -> CameraProjection:
-    """The camera projection with these tensors; its sizes are those of the tensors."""
+    """The camera projection with these tensors; its size is that of the tensors."""
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    rows, columns, *_ = (*found.get("projection.weight", ()), 0, 0)
-    hidden, seen = found.get("hidden.0.weight", (0, columns))[:2]
-    width = max(columns - VIEW_DIM, 1)
-    sizes = {"tokens": max(rows // width, 1), "hidden_dim": hidden, "picture_dim": max(seen - columns, 0)}
+    _, columns, *_ = (*found.get("projection.weight", ()), 0, 0)
     with torch.device("meta"):
-        module = CameraProjection(width, VIEW_DIM, **sizes)
+        module = CameraProjection(max(columns - VIEW_DIM, 1), VIEW_DIM)
     refuse_misfit("camera projection", manifest_of(module), found, path)
     return with_weights(module, {name: state[name] for name in manifest_of(module)}, dtype)
 

@@ -20,9 +20,10 @@ from core2d.toybox.sample import mesh_of as true_mesh
 from core2d.toybox.scene import Scene, View, plain, portrait
 from core2d.training import train
 from gen3d.cli import main
-from gen3d.dreamfusion import DreamFusionTask, Model, binary_entropy, training_recipe
+from gen3d.dreamfusion import DreamFusionTask
 from gen3d.recipes import DreamFusionConfig
-from gen3d.text_to_mesh import mesh_of
+from gen3d.shape_runs import mesh_of
+from gen3d.shaping import Model, binary_entropy, training_recipe
 
 CONFIG = DreamFusionConfig(steps=10, views=3, coarse_size=8)
 

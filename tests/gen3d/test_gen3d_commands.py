@@ -18,12 +18,12 @@ from safetensors.torch import load_file, save_file
 
 from core2d.media import read_image, read_video
 from core2d.run import write_json
-from gen3d import text_to_mesh
+from gen3d import shape_runs, text_to_mesh
 from gen3d.cli import main
-from gen3d.dreamfusion import Model
 from gen3d.mesh import TexturedMesh, build_mesh, check_mesh, load_mesh, save_mesh
 from gen3d.pictures import REACH, around, in_view, picture
 from gen3d.recipes import DreamFusionConfig, TextToMeshRecipe
+from gen3d.shaping import Model
 
 BIN = Path(sys.executable).parent
 Told = tuple[int, dict[str, Any], str]
@@ -33,7 +33,7 @@ Told = tuple[int, dict[str, Any], str]
 def coarse() -> Iterator[None]:
     """Runs give coarse meshes, which are made at once."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(text_to_mesh, "build_mesh", partial(build_mesh, resolution=24, face_budget=1000))
+        patch.setattr(shape_runs, "build_mesh", partial(build_mesh, resolution=24, face_budget=1000))
         yield
 
 
@@ -251,7 +251,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
 
 def field_of_run(finished: Path, folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> Path:
     """A copy of a run whose averaged weights are changed."""
-    text_to_mesh.saved_recipe(finished / "mug.run")
+    shape_runs.saved_recipe(finished / "mug.run")
     checkpoint = max((finished / "mug.run" / "checkpoints").iterdir())
     copied = folder / "mug.run" / "checkpoints" / checkpoint.name
     copied.mkdir(parents=True)

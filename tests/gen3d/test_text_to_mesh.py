@@ -28,13 +28,14 @@ from torch import Tensor
 from core2d.backbone import Backbone
 from core2d.media import read_image, read_image_text, read_video
 from core2d.run import main_guard, plain
-from gen3d import gallery, text_to_mesh
+from gen3d import gallery, shape_runs, text_to_mesh
 from gen3d.cli import main
-from gen3d.dreamfusion import DreamFusionTask, Model
+from gen3d.dreamfusion import DreamFusionTask
 from gen3d.gallery import mesh_path
 from gen3d.memory import Memory, kept_by_encoder, kept_by_renderer, memory_needed
 from gen3d.mesh import build_mesh, load_mesh
 from gen3d.recipes import QUALITIES, DreamFusionConfig, TextToMeshRecipe
+from gen3d.shaping import Model
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = DreamFusionConfig(steps=3, views=2, coarse_size=16, refine_at=1.0)
@@ -44,7 +45,7 @@ QUICK = DreamFusionConfig(steps=3, views=2, coarse_size=16, refine_at=1.0)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three steps on small pictures, and a coarse mesh."""
     monkeypatch.setattr(text_to_mesh, "QUALITIES", dict.fromkeys(QUALITIES, QUICK))
-    monkeypatch.setattr(text_to_mesh, "build_mesh", partial(build_mesh, resolution=24, face_budget=1000))
+    monkeypatch.setattr(shape_runs, "build_mesh", partial(build_mesh, resolution=24, face_budget=1000))
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +221,7 @@ def test_names_that_could_be_taken_for_each_other() -> None:
 def test_half_a_run_of_other_settings_is_not_gone_on_with(tmp_path: Path, model: str) -> None:
     recipe = TextToMeshRecipe(prompts=("a red mug",), output=tmp_path / "a-red-mug.glb", model=model)
     assert gallery.half_done(recipe) is None
-    folder = text_to_mesh.start_anew(tmp_path / "a-red-mug.run", recipe)
+    folder = shape_runs.start_anew(tmp_path / "a-red-mug.run", recipe)
     assert gallery.half_done(recipe) == folder and not gallery.is_done(recipe)
     others: dict[str, Any] = {"seed": 1, "steps": 7, "quality": "draft", "views": "words", "model": "x"}
     for name, value in others.items():
@@ -422,13 +423,13 @@ KILLED = f"""
 import sys
 from dataclasses import replace
 from functools import partial
-from gen3d import cli, text_to_mesh
+from gen3d import cli, shape_runs, text_to_mesh
 from gen3d.recipes import DreamFusionConfig
 
 often = text_to_mesh.training_recipe
 text_to_mesh.training_recipe = lambda *given: replace(often(*given), checkpoint_every=3, log_every=1)
 text_to_mesh.QUALITIES = {{"normal": DreamFusionConfig(steps={STEPS}, views=2, coarse_size=12, refine_at=1.0)}}
-text_to_mesh.build_mesh = partial(text_to_mesh.build_mesh, resolution=24, face_budget=1000)
+shape_runs.build_mesh = partial(shape_runs.build_mesh, resolution=24, face_budget=1000)
 cli.main(["text-to-mesh", *sys.argv[1:]])
 """
 
@@ -489,8 +490,8 @@ def test_twenty_runs_killed_at_random_end_with_the_same_bytes(tmp_path: Path, mo
 
 def test_what_a_run_depends_on_is_what_its_manifest_says(model: str, tmp_path: Path) -> None:
     recipe = TextToMeshRecipe(prompts=("a red mug",), output=tmp_path / "a.glb", model=model, seed=4, steps=9)
-    run = text_to_mesh.start_anew(tmp_path / "a.run", recipe)
-    again = text_to_mesh.recipe_of_run(run, TextToMeshRecipe(resume=run, device="cpu"))
+    run = shape_runs.start_anew(tmp_path / "a.run", recipe)
+    again = shape_runs.recipe_of_run(run, TextToMeshRecipe(resume=run, device="cpu"), ("turntable", "preview"))
     assert again == replace(recipe, device="cpu")
     assert text_to_mesh.settings_of(recipe) == plain(text_to_mesh.settings_of(again))
     assert text_to_mesh.config_of(recipe) == replace(QUALITIES["normal"], steps=9)

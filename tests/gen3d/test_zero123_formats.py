@@ -19,7 +19,7 @@ from core2d.models import bundled, ldm
 from core2d.models.loading import load_model, save_model
 from core2d.models.manifests import UNET_CONFIGS, VAE_CONFIG, Manifest
 from core2d.schedule import alphas_cumprod_from_config
-from gen3d.camera_projection import CameraProjection
+from gen3d.camera_projection import CameraProjection, PictureReader
 from gen3d.zero123_formats import CLIP_MEAN, PUBLISHED_SCHEDULER, SETTINGS, Zero123Parts, read_zero123, write_zero123
 
 PARTS = ("unet", "vae", "image_encoder", "projection")
@@ -414,14 +414,13 @@ def test_what_a_config_of_a_projection_says_is_not_asked(parts: Zero123Parts, fo
     assert_same(parts, read_zero123(folder)[0])
 
 
-@pytest.mark.parametrize("picture_dim", [0, 24])
-def test_our_own_projection(tmp_path: Path, picture_dim: int) -> None:
-    parts = tiny_zero123(tokens=3, hidden_dim=5, picture_dim=picture_dim)
+def test_our_own_reader(tmp_path: Path) -> None:
+    parts = tiny_zero123(reads=True)
     write_zero123(tmp_path / "model", parts, "diffusers")
-    assert (tmp_path / "model" / "camera_projection").is_dir()
+    assert (tmp_path / "model" / "picture_reader").is_dir()
     assert_same(parts, read_zero123(tmp_path / "model")[0])
     for place, format in (("a.safetensors", "ldm"), ("a.ckpt", "ldm"), ("clip", "clip_camera_projection")):
-        with pytest.raises(InputError, match="one token and no hidden layer"):
+        with pytest.raises(InputError, match="has no picture reader"):
             write_zero123(tmp_path / place, parts, format)  # pyright: ignore[reportArgumentType]
         assert not (tmp_path / place).exists()
 
@@ -493,9 +492,9 @@ needs_bundled = pytest.mark.skipif(
 def toybox_parts(tmp_path: Path) -> Zero123Parts:
     """Random UNet and projection, the rest as bundled."""
     parts = tiny_zero123(cross_attention_dim=128)
-    parts.projection = CameraProjection(128, tokens=2, hidden_dim=3).requires_grad_(False).eval()
+    parts.projection = PictureReader(128, tokens=2, hidden_dim=8).requires_grad_(False).eval()
     save_model(parts.unet, tmp_path / "start" / "unet")
-    save_model(parts.projection, tmp_path / "start" / "camera_projection")
+    save_model(parts.projection, tmp_path / "start" / "picture_reader")
     (tmp_path / "start" / "borrowed.json").write_text(json.dumps(BORROWED))
     return read_zero123(tmp_path / "start")[0]
 

@@ -11,7 +11,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from gen3d.camera_projection import CameraProjection
+from gen3d.camera_projection import CameraProjection, PictureReader
 from gen3d.zero123_formats import Zero123Parts
 
 WIDTH = 32  # of CLIP, its embeddings and the context of the UNet
@@ -58,13 +58,11 @@ def tiny_clip_config(**options: Any) -> CLIPVisionConfig:
     return CLIPVisionConfig(**(settings | options))
 
 
-def tiny_zero123(
-    seed: int = 0, tokens: int = 1, hidden_dim: int = 0, picture_dim: int = 0, **unet_options: Any
-) -> Zero123Parts:
+def tiny_zero123(seed: int = 0, reads: bool = False, **unet_options: Any) -> Zero123Parts:
     """Parts with random weights in float32, frozen; the same ones for the same seed.
 
     Args:
-        tokens, hidden_dim, picture_dim: of the camera projection.
+        reads: with a picture reader instead of the published projection.
         unet_options: other settings of the UNet.
     """
     with torch.random.fork_rng():
@@ -73,7 +71,7 @@ def tiny_zero123(
             "unet": tiny_unet(**unet_options),
             "vae": tiny_vae(),
             "image_encoder": CLIPVisionModelWithProjection(tiny_clip_config()),
-            "projection": CameraProjection(WIDTH, tokens=tokens, hidden_dim=hidden_dim, picture_dim=picture_dim),
+            "projection": PictureReader(WIDTH, tokens=3, hidden_dim=8) if reads else CameraProjection(WIDTH),
         }
         for module in modules.values():
             for parameter in module.parameters():

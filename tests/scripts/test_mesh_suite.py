@@ -20,11 +20,12 @@ from core2d.errors import InputError
 from core2d.guidance import ScoreDistillation, ScoreDistillationConfig
 from core2d.toybox import world
 from core2d.toybox.judge import PictureJudge
-from gen3d.dreamfusion import DreamFusionTask, Model
+from gen3d.dreamfusion import DreamFusionTask
 from gen3d.fields.config import FieldConfig
 from gen3d.fields.hash_grid_field import HashGridField
 from gen3d.mesh import TexturedMesh, save_mesh
 from gen3d.recipes import DreamFusionConfig
+from gen3d.shaping import Model, look
 
 ROOT = Path(__file__).resolve().parents[2]
 CORNERS = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]) / 3  # of a tetrahedron
@@ -251,7 +252,7 @@ def test_the_stock_step_sees_what_ours_sees(load: Callable[[str], Any], tiny_fol
     torch.manual_seed(0)
     with torch.no_grad():
         color, opacity, turned = stock.render(views, 24, white, shaded)
-        ours = task.look(task.model, views, 24, white, shaded)
+        ours = look(task.model, views, 24, white, shaded)
     assert -10 * math.log10(float((color - ours.color).square().mean())) > 30
     assert float((opacity - ours.opacity).abs().mean()) < 0.02
     assert (float(turned) > 0) == shaded

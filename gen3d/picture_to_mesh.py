@@ -1,0 +1,78 @@
+"""The work behind `gen3d image-to-3d`: a picture as people have it, and a textured mesh of its object."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core2d.errors import InputError
+from core2d.media import read_image, save_image
+from core2d.run import pick_device, pick_dtype, plain, run_folder
+from gen3d.data.single_picture import on_background
+from gen3d.image_to_3d import elevation_of, image_to_3d
+from gen3d.novel_views import subject_of
+from gen3d.shape_runs import Result, recipe_of_run, save_result, start_anew
+from gen3d.zero123 import Zero123
+from gen3d.zero123_recipes import ANEW, IMAGE_QUALITIES, ImageTo3DConfig, ImageTo3DRecipe
+
+SUBJECT = "subject.png"  # in a run folder: the object as the model sees it
+PATHS = ("picture", "mask", "turntable", "preview")
+
+
+def run(recipe: ImageTo3DRecipe) -> Result:
+    """Follow `gen3d image-to-3d`."""
+    recipe.check()
+    started, folder = time.perf_counter(), recipe.resume
+    if folder is not None:
+        recipe = recipe_of_run(folder, recipe, PATHS)
+    zero123, report = Zero123.load_with_report(recipe.model, pick_device(recipe.device), pick_dtype(recipe.dtype))
+    if report.is_odd:
+        sys.stderr.write(f"{report}\n")
+    resume = folder is not None
+    if folder is None:
+        assert recipe.output is not None
+        subject = subject_of(recipe, zero123).rgba
+        folder = start_anew(run_folder(recipe.output), recipe)
+        save_image(folder / SUBJECT, subject)
+    subject = read_back(folder / SUBJECT)  # whether begun or gone on with
+    elevation = elevation_said(recipe.picture_elevation, zero123, subject)
+    config = config_of(recipe)
+    sys.stderr.write(f"{config.steps} steps\n")
+    mesh, build = image_to_3d(subject, zero123, folder, config, elevation, recipe.seed, resume)
+    outputs, metrics = save_result(recipe, folder, mesh, build, settings_of(recipe), started)
+    return outputs, {**metrics, "elevation": round(math.degrees(elevation), 1)}
+
+
+def read_back(path: Path) -> Tensor:
+    """(4, s, s) in [0, 1] of the object in a run folder."""
+    pixels = read_image(path)
+    if pixels.shape[2] != 4:
+        raise InputError(f"{path} is not the object that this run began with: start it anew")
+    return torch.from_numpy(pixels).movedim(-1, 0).float() / 255
+
+
+def elevation_said(given: float | None, zero123: Zero123, subject: Tensor) -> float:
+    """In radians: as given in degrees, or as seen; which of them is said."""
+    elevation, source = math.radians(given or 0.0), "given"
+    if given is None:
+        elevation, source = elevation_of(zero123, zero123.see(on_background(subject)[None]))
+    sys.stderr.write(f"the picture was taken from {math.degrees(elevation):.0f} degrees above ({source})\n")
+    return elevation
+
+
+def config_of(recipe: ImageTo3DRecipe) -> ImageTo3DConfig:
+    """The quality, with the steps that were asked for."""
+    config = IMAGE_QUALITIES[recipe.quality]
+    return config if recipe.steps is None else replace(config, steps=recipe.steps)
+
+
+def settings_of(recipe: ImageTo3DRecipe) -> dict[str, Any]:
+    """What the mesh depends on, as JSON has it."""
+    return plain({name: value for name, value in asdict(recipe).items() if name not in (*ANEW, "output")})

@@ -1,0 +1,34 @@
+"""Whether a picture shows something of the world that the bundled models learned from, as toybox-clip sees it."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import CLIPModel, CLIPTokenizer
+
+from core2d.models import resolve
+from core2d.models.loading import load_model
+from core2d.toybox import world
+
+KNOWN = 0.5  # cosine; see `likeness`
+ADVICE = (
+    "this picture is not of the bundled model's world (its toys in plain colours): expect little, or give a full-size "
+    "model, such as --model zero123-xl.ckpt"
+)
+
+
+@torch.no_grad()
+def likeness(embeddings: Tensor) -> Tensor:
+    """(b,) largest cosine of image embeddings (b, e) of toybox-clip to the captions of all classes and colours.
+
+    Of unseen Toybox pictures 99 in 100 are above `KNOWN`.
+    """
+    folder = resolve("toybox-clip")
+    clip, tokenizer = load_model(CLIPModel, folder, torch.float32), CLIPTokenizer.from_pretrained(folder)
+    captions = [f"a {color} {name}" for color, name in product(world.COLOR_NAMES, world.CLASS_NAMES)]
+    tokens = tokenizer(captions, padding="max_length", return_tensors="pt").input_ids
+    said = F.normalize(clip.get_text_features(tokens).pooler_output, dim=1)  # (240, e)
+    return (F.normalize(embeddings.float().cpu(), dim=1) @ said.T).amax(1)

@@ -1,0 +1,242 @@
+"""`gen3d image-to-3d`: what is asked of the field, the elevation, the command, and how its results are scored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers.tiny_zero123 import tiny_zero123
+from PIL import Image
+from torch.nn import functional as F
+
+from core2d.cameras import orbit
+from core2d.toybox import world
+from core2d.toybox.judge import SIZE
+from gen3d import image_to_3d, picture_to_mesh, shape_runs
+from gen3d.data.single_picture import on_background
+from gen3d.image_to_3d import ImageTo3DTask, elevation_of
+from gen3d.mesh import build_mesh, check_mesh, load_mesh
+from gen3d.scores import chamfer, in_unit_box, surface_points
+from gen3d.shaping import Model, as_pictures, look, regularisation
+from gen3d.solid_scores import extruded, inside, solid_scores, true_body, unseen_cameras, winding
+from gen3d.toybox_likeness import KNOWN, likeness
+from gen3d.zero123 import USUAL_ELEVATION, Zero123
+from gen3d.zero123_formats import write_zero123
+from gen3d.zero123_recipes import IMAGE_QUALITIES, ImageTo3DConfig
+from gen3d.zero123_scores import cases
+
+Told = tuple[int, dict[str, Any], str]
+QUICK = ImageTo3DConfig(steps=3, views=2, coarse_size=12, refine_at=1.0)
+
+
+def subject() -> torch.Tensor:
+    """(4, 16, 16) a red block."""
+    rgba = torch.zeros(4, 16, 16)
+    rgba[0] = 0.8
+    rgba[3, 4:12, 5:11] = 1.0
+    return rgba
+
+
+@pytest.fixture
+def zero123() -> Zero123:
+    return Zero123(tiny_zero123(sample_size=8))
+
+
+# -- the optimisation ------------------------------------------------------------------------------------------
+
+
+def test_the_loss_is_what_it_says(zero123: Zero123) -> None:
+    """Distillation from the asked cameras, the picture and its mask from its own, and the regularisers, by weight."""
+    config = replace(QUICK, picture_weight=7.0, mask_weight=3.0)
+    task = ImageTo3DTask(Model(0), zero123, subject(), 0.4, config, seed=5)
+    batch = task.batch(1, torch.arange(2), 2)
+    loss, parts = task.loss(task.model, batch)
+    cameras, white = orbit(batch["azimuth"], batch["elevation"], batch["radius"]), torch.ones(3)
+    elsewhere = look(task.model, cameras, 12, white, False)
+    regular, _ = regularisation(elsewhere, config, 1)
+    there = look(task.model, orbit(0.0, 0.4, task.source.radius), 12, white, False)
+    wanted = F.interpolate(subject()[None], (12, 12), mode="area")
+    color = (as_pictures(there.color, 12) - on_background(wanted)).square().mean()
+    mask = (as_pictures(there.opacity[:, None], 12)[:, 0] - wanted[:, 3]).square().mean()
+    numbers = 4 * 8 * 8
+    rest = loss - parts["sds"]
+    torch.testing.assert_close(rest, numbers * (regular + 7 * color + 3 * mask), rtol=2e-2, atol=0)  # rays are jittered
+
+
+def test_steps_are_functions_of_seed_and_step(zero123: Zero123) -> None:
+    """Whatever was computed before, and however the rows are shared out."""
+    first, second = (ImageTo3DTask(Model(0), zero123, subject(), 0.4, QUICK, seed=5) for _ in range(2))
+    second.loss(second.model, second.batch(2, torch.arange(2), 2))
+    second.model.load_state_dict(first.model.state_dict())
+    losses = [task.loss(task.model, task.batch(4, torch.arange(2), 2))[0] for task in (first, second)]
+    assert torch.equal(*losses)
+    whole = first.batch(4, torch.arange(2), 2)
+    assert torch.equal(first.batch(4, torch.tensor([1]), 2)["azimuth"], whole["azimuth"][1:])
+
+
+def test_elevation(zero123: Zero123) -> None:
+    """A reader sees it; for the published models it is assumed."""
+    reads = Zero123(tiny_zero123(sample_size=8, reads=True))
+    picture = on_background(subject())[None]
+    seen = reads.see(picture)
+    elevation, how = elevation_of(reads, seen)
+    assert how == "estimated"
+    stand: Any = reads.parts.projection.read(seen.embedding, seen.latents)[1]  # pyright: ignore
+    assert elevation == pytest.approx(float(stand[0, 2].clamp(-math.pi / 2, math.pi / 2)))
+    assert elevation_of(zero123, zero123.see(picture)) == (USUAL_ELEVATION, "assumed")
+
+
+# -- the command -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three steps on small pictures, and a coarse mesh."""
+    monkeypatch.setattr(picture_to_mesh, "IMAGE_QUALITIES", dict.fromkeys(IMAGE_QUALITIES, QUICK))
+    monkeypatch.setattr(shape_runs, "build_mesh", partial(build_mesh, resolution=24, face_budget=1000))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_zero123(tmp_path / "model", tiny_zero123(sample_size=8), "diffusers")
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def cut_out(tmp_path: Path) -> Path:
+    pixels = np.zeros((40, 30, 4), np.uint8)
+    pixels[5:35, 8:22] = (200, 30, 30, 255)
+    Image.fromarray(pixels).save(tmp_path / "red.png")
+    return tmp_path / "red.png"
+
+
+def test_a_picture_becomes_a_mesh(quick, command: Callable[..., Told], folder, cut_out, tmp_path: Path) -> None:
+    words = ("image-to-3d", cut_out, "--model", folder, "-o", tmp_path / "a" / "red.glb")
+    status, told, said = command(*words, "--preview", tmp_path / "red-views.png")
+    assert status == 0, said
+    assert "found by alpha" in said and "20 degrees above (assumed)" in said and "3 steps" in said
+    assert [Path(name).name for name in told["outputs"]] == ["red.glb", "red-views.png"]
+    assert told["metrics"]["elevation"] == 20.0 and told["metrics"]["problems"] == []
+    assert not check_mesh(load_mesh(tmp_path / "a" / "red.glb")).problems
+    status, told, _ = command("export", tmp_path / "a" / "red.run", "-o", tmp_path / "red.obj")
+    assert status == 0
+    status, _, said = command(*words, "--picture-elevation", 35)
+    assert status == 0 and "35 degrees above (given)" in said
+
+
+def test_killed_and_gone_on_with(
+    quick, command: Callable[..., Told], folder, cut_out, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that stopped before its mesh ends with the bytes of an unbroken one, even if the picture is gone."""
+    words = ("image-to-3d", cut_out, "--model", folder, "--seed", 3)
+    assert command(*words, "-o", tmp_path / "whole.glb")[0] == 0
+    often = image_to_3d.training_recipe
+    monkeypatch.setattr(image_to_3d, "training_recipe", lambda *given: replace(often(*given), checkpoint_every=1))
+    loss = ImageTo3DTask.loss
+
+    def stopped(task: ImageTo3DTask, model: Model, batch: Any) -> Any:
+        if int(batch["step"][0]) == 2:
+            raise KeyboardInterrupt
+        return loss(task, model, batch)
+
+    monkeypatch.setattr(ImageTo3DTask, "loss", stopped)
+    assert command(*words, "-o", tmp_path / "parts.glb")[0] == 130
+    monkeypatch.setattr(ImageTo3DTask, "loss", loss)
+    cut_out.unlink()
+    assert command("image-to-3d", "--resume", tmp_path / "parts.run")[0] == 0
+    assert (tmp_path / "parts.glb").read_bytes() == (tmp_path / "whole.glb").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ((), "no picture: name one"),
+        (("nowhere.png", "-o", "a.glb"), "no picture at nowhere.png"),
+        (("red.png",), "no output: name the mesh"),
+        (("red.png", "-o", "a.png"), "a.png"),
+        (("red.png", "-o", "a.glb", "--steps", 0), "--steps"),
+        (("red.png", "-o", "a.glb", "--picture-elevation", 91), "--picture-elevation"),
+        (("--resume", "red.png"), "not a run folder"),
+        (("red.png", "--resume", "a.run"), "leave yours out"),
+    ],
+)
+def test_bad_words_are_one_clear_error(
+    words, says: str, command: Callable[..., Told], folder, cut_out, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = () if "--resume" in words else ("--model", folder)
+    before = sorted(tmp_path.iterdir())
+    status, told, said = command("image-to-3d", *words, *model)
+    assert status == 2 and not told and says in said and said.count("error:") == 1
+    assert sorted(tmp_path.iterdir()) == before
+
+
+# -- the scores ------------------------------------------------------------------------------------------------
+
+
+def test_surfaces_wind_around_what_is_inside() -> None:
+    """Once in a cube, twice where two overlap, not at all outside; to the digits of float32."""
+    box = np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)], np.float32)
+    faces = np.array([[0, 1, 3], [0, 3, 2], [4, 6, 7], [4, 7, 5], [0, 4, 5], [0, 5, 1], [2, 3, 7], [2, 7, 6],
+                      [0, 2, 6], [0, 6, 4], [1, 5, 7], [1, 7, 3]])  # fmt: skip
+    two = torch.from_numpy(np.concatenate([box[faces], box[faces] + np.float32(0.5)]))
+    points = torch.tensor([[0.2, 0.3, 0.1], [0.7, 0.8, 0.6], [1.3, 1.2, 1.1], [-0.4, 0.5, 0.5], [3.0, 3.0, 3.0]])
+    torch.testing.assert_close(winding(points, two).abs(), torch.tensor([1.0, 2.0, 1.0, 0.0, 0.0]), atol=1e-5, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def case():
+    return cases(world.TUNING_SEEDS[0], SIZE, count=1, held_out=0)[0]
+
+
+def test_the_true_body_stands_as_the_picture_shows_it(case) -> None:
+    """Drawn from azimuth 0, and from the unseen cameras, it covers what the true masks cover."""
+    from core2d.raster import rasterize
+
+    vertices, faces = true_body(case)
+    source = orbit(0.0, case.source.elevation, case.source.radius, float(case.source.fov_y[0]))
+    homogeneous = torch.from_numpy(np.c_[vertices, np.ones(len(vertices))].astype(np.float32))
+    triangles = torch.from_numpy(faces.astype(np.int32))
+    offsets = torch.tensor([0, len(faces)], dtype=torch.int32)
+    for cameras, masks in ((source, case.cutout[3:]), (unseen_cameras(case), case.masks[1:])):
+        for matrix, mask in zip(cameras.world_to_clip(), masks, strict=True):
+            drawn = rasterize(homogeneous @ matrix.T, triangles, offsets, SIZE, SIZE).mask[0]
+            both, either = (drawn & (mask > 0.5)).sum(), (drawn | (mask > 0.5)).sum()
+            assert both / either > 0.93  # without antialiasing
+
+
+def test_scores_of_the_truth_are_the_best(case) -> None:
+    vertices, faces = true_body(case)
+    unit = in_unit_box(vertices)
+    solid = inside(unit, faces)
+    assert 0.02 < solid.float().mean() < 0.9
+    points = [surface_points(unit, faces, seed=seed) for seed in (0, 1)]
+    assert chamfer(*points) < 0.03
+    baseline = solid_scores(extruded(case, case.cutout[3]), case)
+    assert 0 < baseline["volume_iou"] < 1 and baseline["chamfer"] > 0.01 and 0 < baseline["psnr"] < 25
+
+
+# -- what is not of the bundled model's world ------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not (Path(__file__).parents[2] / "assets" / "toybox-clip").is_dir(), reason="no bundled CLIP")
+def test_likeness_knows_the_toybox() -> None:
+    """Toybox objects are above the threshold, noise and a gradient are below."""
+    from core2d.bundled.clip import normalise
+    from core2d.models import bundled
+    from gen3d.zero123_formats.folders import load_image_encoder
+
+    tower = load_image_encoder(bundled()["toybox-clip"], torch.float32)
+    shown = cases(world.TUNING_SEEDS[0], SIZE, count=12, held_out=2)
+    known = torch.stack([case.picture for case in shown])
+    noise = torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        found = [likeness(tower(normalise(pictures)).image_embeds) for pictures in (known, noise)]
+    assert (found[0] > KNOWN).float().mean() > 0.9 and (found[1] < KNOWN).all()
