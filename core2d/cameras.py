@@ -115,12 +115,16 @@ def orbit(azimuth, elevation, radius, fov_y: float | Tensor = FIELD_OF_VIEW) -> 
         azimuth, elevation: numbers or (n,) tensors or sequences in radians.
         radius: metres; number or (n,).
         fov_y: vertical field of view in radians; number or (n,).
+
+    They are on the device of the azimuth.
     """
-    numbers = [torch.as_tensor(value, dtype=torch.float32).reshape(-1) for value in (azimuth, elevation, radius, fov_y)]
+    device = azimuth.device if isinstance(azimuth, Tensor) else None
+    given = (azimuth, elevation, radius, fov_y)
+    numbers = [torch.as_tensor(value, dtype=torch.float32, device=device).reshape(-1) for value in given]
     azimuth, elevation, radius, fields = torch.broadcast_tensors(*numbers)
     flat = elevation.cos()
     toward = torch.stack([flat * azimuth.cos(), flat * azimuth.sin(), elevation.sin()], dim=1)  # (n, 3)
-    return Cameras(look_at(radius[:, None] * toward, torch.zeros(3)), fields)
+    return Cameras(look_at(radius[:, None] * toward, torch.zeros_like(toward[0])), fields)
 
 
 # -- conventions: each pair is its own inverse or has one ------------------------------------------------

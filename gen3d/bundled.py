@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,11 +16,13 @@ from core2d.bundled.clip import WIDTH
 from core2d.bundled.prior import scheduler
 from core2d.bundled.scores import Scores
 from core2d.bundled.stages import Family, Stage, history_of, judge_in, keep, processes, run_training
+from core2d.checkpoints import newest_checkpoint
 from core2d.errors import InputError
 from core2d.models.loading import load_model, read_json
 from core2d.run import atomic_path, write_json
 from core2d.schedule import NoiseSchedule
 from core2d.toybox import world
+from core2d.toybox.captions import background_phrase, object_phrase
 from core2d.training import TrainingRecipe
 from gen3d.camera_projection import PictureReader
 from gen3d.toybox_views import toybox_renders
@@ -43,7 +46,7 @@ BORROWED = {"vae": ["toybox-sd", "vae"], "image_encoder": ["toybox-clip", "."]}
 RECIPE = TrainingRecipe(
     steps=10_000, batch_size=64, learning_rate=8e-4, warmup_steps=200, ema_decay=0.999, checkpoint_every=250
 )
-CAPTION, TOKENS = "a {} {}, on a white background", 10  # what is said of a picture, in tokens of the prior
+TOKENS = 10  # of the prior: "a red mug, on a white background", start and end
 READING = TrainingRecipe(steps=4000, batch_size=256, learning_rate=2e-3, warmup_steps=100, checkpoint_every=1000)
 STEPS = 25  # of DDIM, for the scores
 
@@ -61,11 +64,11 @@ def train_zero123(family: Family) -> Scores:
     eyes = Zero123(parts).to(torch.accelerator.current_accelerator() or torch.device("cpu"))
     pairs = encode_pairs(renders, parts.vae, eyes.embed)
     eyes.to(torch.device("cpu"))
-    if fresh and not (family.resume and (family.runs / "zero123").is_dir()):
-        learn_to_read(family, parts, pairs, renders.names)
+    recipe = family.recipe(RECIPE)
+    if fresh and not (family.resume and newest_checkpoint(family.runs / "zero123" / "checkpoints")):
+        learn_to_read(family, parts, pairs, renders.names, recipe)
     model = ViewConditioned(parts.unet, parts.projection).requires_grad_(True)
     task = ViewPairTask(model, pairs, NoiseSchedule.from_config(scheduler().config), seed=15)
-    recipe = family.recipe(RECIPE)
     if not torch.accelerator.is_available():  # where the backward of torch's fused attention is half of a whole step
         model.unet.set_attn_processor(AttnProcessor())
     spent = run_training(family, "zero123", task, recipe)
@@ -77,17 +80,24 @@ def train_zero123(family: Family) -> Scores:
     return keep(family, ZERO123, recipe, spent, found, lambda: save(folder, parts), before)
 
 
-def learn_to_read(family: Family, parts: Zero123Parts, pairs: ViewPairs, names: Sequence[str]) -> None:
-    """Give the reader the camera token of the prior, and teach it to say what the prior would be told."""
+def learn_to_read(
+    family: Family, parts: Zero123Parts, pairs: ViewPairs, names: Sequence[str], recipe: TrainingRecipe
+) -> None:
+    """Give the reader the camera token of the prior, and teach it to say what the prior would be told.
+
+    `recipe` is that of the training after it, which this one is never longer than.
+    """
     prior = Backbone.load(family.assets / "toybox-sd")
     assert isinstance(parts.projection, PictureReader) and prior.camera_token is not None
     parts.projection.camera_token.load_state_dict(prior.camera_token.state_dict())
-    captions = [CAPTION.format(*name.split()[:2]) for name in names]  # of colour and class
+    subjects = [name.split()[:2] for name in names]  # colour and class
+    captions = [f"{object_phrase(name, color)}, {background_phrase(None, 'white')}" for color, name in subjects]
     told = {caption: prior.encode_text([caption]).tokens[0, :TOKENS] for caption in set(captions)}
     words = torch.stack([told[caption] for caption in captions])  # (o, tokens, d)
+    reading = replace(READING, steps=min(READING.steps, recipe.steps), minutes=recipe.minutes)
     reader = parts.projection.requires_grad_(True)
     reader.camera_token.requires_grad_(False)
-    run_training(family, "zero123-reader", ReadingTask(reader, pairs, words, seed=16), READING)
+    run_training(family, "zero123-reader", ReadingTask(reader, pairs, words, seed=16), reading)
 
 
 def scores_of(model: Zero123, judge_folder: Path, size: int) -> Scores:

@@ -69,8 +69,8 @@ class ImageTo3DTask:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        self.source = orbit(0.0, self.elevation, RADIUS)
-        seen = self.zero123.see(on_background(self.subject)[None], self.elevation)
+        self.picture = on_background(self.subject)[None]  # (1, 3, s, s)
+        seen = self.zero123.see(self.picture, self.elevation)
         reads = isinstance(self.zero123.parts.projection, PictureReader)
         scale = self.config.guidance_scale
         settings = ScoreDistillationConfig(
@@ -79,7 +79,8 @@ class ImageTo3DTask:
             form="x0",
             times=TimeRange(*TIMES, self.config.steps),
         )
-        self.guidance = ViewDistillation(self.zero123, seen, self.source, settings, self.seed)
+        source = orbit(torch.tensor(0.0, device=self.zero123.device), self.elevation, RADIUS)
+        self.guidance = ViewDistillation(self.zero123, seen, source, settings, self.seed)
 
     def batch(self, step: int, positions: Tensor, batch_size: int) -> dict[str, Tensor]:
         """Cameras (n,), evenly spread from a random start."""
@@ -96,14 +97,17 @@ class ImageTo3DTask:
         size = picture_size(self.config, step, self.zero123.image_size)
         elsewhere = look(model, cameras, size, WHITE, False, generator)
         distillation, info = self.guidance(as_pictures(elsewhere.color, size), "", cameras, step)
-        there = look(model, self.source, size, WHITE, False, generator)
-        subject = F.interpolate(self.subject[None], (size, size), mode="area")  # (1, 4, size, size)
-        color = (as_pictures(there.color, size) - on_background(subject)).square().mean()
-        mask = (as_pictures(there.opacity[:, None], size) - subject[:, 3:]).square().mean()
+        there = look(model, self.guidance.source, size, WHITE, False, generator)
+        color = (as_pictures(there.color, size) - self._shown(self.picture, size)).square().mean()
+        mask = (as_pictures(there.opacity[:, None], size) - self._shown(self.subject[None, 3:], size)).square().mean()
         regular, parts = regularisation(elsewhere, self.config, step)
         means = regular + self.config.picture_weight * color + self.config.mask_weight * mask
         parts |= {"sds": distillation, "t": info["t"].float().mean(), "picture": color, "mask": mask}
         return distillation + latent_numbers(self.zero123) * means, parts
+
+    def _shown(self, picture: Tensor, size: int) -> Tensor:
+        """(1, c, size, size) of (1, c, s, s), where the field is."""
+        return F.interpolate(picture, (size, size), mode="area").to(self.zero123.device)
 
 
 def image_to_3d(
@@ -149,5 +153,5 @@ def elevation_of(zero123: Zero123, seen: Seen) -> tuple[float, str]:
     if not isinstance(reader, PictureReader):
         return USUAL_ELEVATION, "assumed"
     with torch.no_grad():
-        _, stand = reader.read(seen.embedding, seen.latents)
+        _, stand = reader.read(seen.embedding.to(zero123.dtype), seen.latents.to(zero123.dtype))
     return float(stand[0, 2].clamp(-math.pi / 2, math.pi / 2)), "estimated"

@@ -15,6 +15,7 @@ from torch import Tensor
 from core2d.cameras import degrees
 from core2d.errors import InputError
 from core2d.media import to_uint8, write_video
+from core2d.models import bundled
 from core2d.run import pick_device, pick_dtype, plain
 from core2d.sheets import check_singles, save_sheet
 from gen3d.camera_projection import PictureReader
@@ -65,7 +66,8 @@ def subject_of(recipe: PictureRecipe, model: Zero123) -> Subject:
         recentre=recipe.recentre,
     )
     sys.stderr.write(f"the object was found by {subject.found_by}\n")
-    if isinstance(model.parts.projection, PictureReader):  # a bundled model, whose world is small
+    reads = isinstance(model.parts.projection, PictureReader)
+    if reads and "toybox-clip" in bundled():  # a model of ours, whose world is small
         embedding = model.see(on_background(subject.rgba)[None]).embedding
         if likeness(embedding) < KNOWN:
             sys.stderr.write(f"{ADVICE}\n")

@@ -32,21 +32,23 @@ def run(recipe: ImageTo3DRecipe) -> Result:
     started, folder = time.perf_counter(), recipe.resume
     if folder is not None:
         recipe = recipe_of_run(folder, recipe, PATHS)
+        recipe.check_work()
     zero123, report = Zero123.load_with_report(recipe.model, pick_device(recipe.device), pick_dtype(recipe.dtype))
     if report.is_odd:
         sys.stderr.write(f"{report}\n")
     resume = folder is not None
     if folder is None:
         assert recipe.output is not None
-        subject = subject_of(recipe, zero123).rgba
-        folder = start_anew(run_folder(recipe.output), recipe)
-        save_image(folder / SUBJECT, subject)
+        found = subject_of(recipe, zero123).rgba
+        folder = run_folder(recipe.output)
+        (folder / SUBJECT).unlink(missing_ok=True)  # of an earlier run: this one's manifest may never name it
+        save_image(start_anew(folder, recipe) / SUBJECT, found)
     subject = read_back(folder / SUBJECT)  # whether begun or gone on with
     elevation = elevation_said(recipe.picture_elevation, zero123, subject)
     config = config_of(recipe)
     sys.stderr.write(f"{config.steps} steps\n")
     mesh, build = image_to_3d(subject, zero123, folder, config, elevation, recipe.seed, resume)
-    outputs, metrics = save_result(recipe, folder, mesh, build, settings_of(recipe), started)
+    outputs, metrics = save_result(recipe, folder, mesh, build, settings_of(recipe), started, lighted=False)
     return outputs, {**metrics, "elevation": round(math.degrees(elevation), 1)}
 
 
@@ -63,6 +65,8 @@ def elevation_said(given: float | None, zero123: Zero123, subject: Tensor) -> fl
     elevation, source = math.radians(given or 0.0), "given"
     if given is None:
         elevation, source = elevation_of(zero123, zero123.see(on_background(subject)[None]))
+    if not math.isfinite(elevation):
+        raise InputError(f"the model gave numbers that are not finite in {zero123.dtype}: try --dtype float32")
     sys.stderr.write(f"the picture was taken from {math.degrees(elevation):.0f} degrees above ({source})\n")
     return elevation
 

@@ -32,9 +32,9 @@ def around(count: int, elevation: float = ELEVATION) -> Cameras:
     return orbit(degrees(sides(count)), degrees(elevation), RADIUS)
 
 
-def picture(mesh: TexturedMesh, cameras: Cameras, size: int) -> Tensor:
-    """(n, 3, size, size) pictures on white, in the light of Toybox."""
-    return render_mesh(mesh, cameras, size)[:, :3]
+def picture(mesh: TexturedMesh, cameras: Cameras, size: int, lighted: bool = True) -> Tensor:
+    """(n, 3, size, size) pictures on white, in the light of Toybox, or in the mesh's colours as they are."""
+    return render_mesh(mesh, cameras, size, lighted=lighted)[:, :3]
 
 
 def seen_from(
@@ -43,12 +43,13 @@ def seen_from(
     elevation: float = ELEVATION,
     size: int = 256,
     device: torch.device | str = "cpu",
+    lighted: bool = True,
 ) -> Iterator[np.ndarray]:
     """uint8 (size, size, 3) of each azimuth, one after the other; angles in degrees."""
     for azimuth in azimuths:
         camera = orbit(degrees(azimuth), degrees(elevation), RADIUS)
         there = Cameras(camera.camera_to_world.to(device), camera.fov_y.to(device))
-        yield to_uint8(picture(mesh, there, size))[0]
+        yield to_uint8(picture(mesh, there, size, lighted))[0]
 
 
 def save_views(path: Path, pictures: Iterator[np.ndarray]) -> Path:
@@ -63,9 +64,11 @@ def save_turntable(
     elevation: float = ELEVATION,
     size: int = 256,
     device: torch.device | str = "cpu",
+    lighted: bool = True,
 ) -> Path:
     """Write an MP4 of one turn, three seconds long, that can be looped."""
-    return write_video(path, seen_from(mesh, sides(TURNTABLE_FRAMES), elevation, size, device), TURNTABLE_FPS)
+    frames = seen_from(mesh, sides(TURNTABLE_FRAMES), elevation, size, device, lighted)
+    return write_video(path, frames, TURNTABLE_FPS)
 
 
 def in_view(mesh: TexturedMesh) -> TexturedMesh:

@@ -136,7 +136,13 @@ def recipe_of_run(folder: Path, given: Shaping, paths: Sequence[str]) -> Shaping
 
 
 def save_result(
-    recipe: Shaped, folder: Path, mesh: TexturedMesh, build: Build, settings: Mapping[str, Any], started: float
+    recipe: Shaped,
+    folder: Path,
+    mesh: TexturedMesh,
+    build: Build,
+    settings: Mapping[str, Any],
+    started: float,
+    lighted: bool = True,
 ) -> Result:
     """Write the mesh, what the run is remembered by, and the turntable and preview that were asked for.
 
@@ -145,6 +151,7 @@ def save_result(
         folder: the run.
         settings: what the mesh depends on, as JSON has it.
         started: `time.perf_counter()` when the work began.
+        lighted: False if light is in the colours already.
     """
     assert recipe.output is not None
     outputs = save_mesh(recipe.output, mesh)
@@ -161,7 +168,7 @@ def save_result(
     write_json(folder / RESULT, {"recipe": settings, "outputs": hashes, "metrics": metrics})
     seen = load_mesh(recipe.output)  # what others will see
     if recipe.preview is not None:
-        outputs.append(save_views(recipe.preview, seen_from(seen, sides(8), size=192)))
+        outputs.append(save_views(recipe.preview, seen_from(seen, sides(8), size=192, lighted=lighted)))
     if recipe.turntable is not None:
-        outputs.append(save_turntable(recipe.turntable, seen))
+        outputs.append(save_turntable(recipe.turntable, seen, lighted=lighted))
     return outputs, metrics

@@ -76,11 +76,7 @@ def extruded(case: Case, mask: Tensor) -> TexturedMesh:
     """The baseline: the silhouette (s, s) of the picture pulled along the line of sight, as deep as it is wide on
     average, in the colours of the picture."""
     camera = orbit(0.0, float(case.source.elevation[0]), float(case.source.radius[0]), float(case.source.fov_y[0]))
-    right, up, forward = (
-        camera.camera_to_world[0, :, 0],
-        camera.camera_to_world[0, :, 1],
-        camera.camera_to_world[0, :, 2],
-    )
+    right, up, forward = camera.camera_to_world[0, :3, :3].unbind(1)
     focal = 1 / math.tan(float(camera.fov_y[0]) / 2) / float(camera.radius[0])
     solid = (mask > 0.5).float()
     half = float(solid.sum().sqrt() / mask.shape[-1] / focal)  # half the side of a square of the same area

@@ -12,6 +12,7 @@ from transformers import CLIPModel, CLIPTokenizer
 from core2d.models import resolve
 from core2d.models.loading import load_model
 from core2d.toybox import world
+from core2d.toybox.captions import object_phrase
 
 KNOWN = 0.5  # cosine; see `likeness`
 ADVICE = (
@@ -28,7 +29,7 @@ def likeness(embeddings: Tensor) -> Tensor:
     """
     folder = resolve("toybox-clip")
     clip, tokenizer = load_model(CLIPModel, folder, torch.float32), CLIPTokenizer.from_pretrained(folder)
-    captions = [f"a {color} {name}" for color, name in product(world.COLOR_NAMES, world.CLASS_NAMES)]
+    captions = [object_phrase(name, color) for color, name in product(world.COLOR_NAMES, world.CLASS_NAMES)]
     tokens = tokenizer(captions, padding="max_length", return_tensors="pt").input_ids
     said = F.normalize(clip.get_text_features(tokens).pooler_output, dim=1)  # (240, e)
     return (F.normalize(embeddings.float().cpu(), dim=1) @ said.T).amax(1)

@@ -45,10 +45,10 @@ class PictureRecipe(Recipe):
         self._check_picture()
         if self.picture_elevation is not None:
             check_between("--picture-elevation", self.picture_elevation, -90, 90)
-        if not Path(self.model).is_file():
-            resolve(self.model)
 
     def _check_picture(self) -> None:
+        if not Path(self.model).is_file():
+            resolve(self.model)
         if not self.picture.is_file():
             raise InputError(f"no picture at {self.picture}")
         if self.mask is not None and not self.mask.is_file():
@@ -147,20 +147,25 @@ class ImageTo3DRecipe(PictureRecipe):
         if self.resume is None and self.picture == NO_PICTURE:
             raise InputError("no picture: name one of the object, such as mug.png")
         super().check()
-        for path, suffixes in ((self.turntable, (".mp4",)), (self.preview, IMAGE_SUFFIXES)):
-            if path is not None:
-                check_output(path, suffixes)
-        if self.steps is not None:
-            check_between("--steps", self.steps, 1, 1_000_000)
         if self.resume is not None:
             self._check_resume()
         elif self.output is None:
             raise InputError("no output: name the mesh to write, such as -o mug.glb")
-        else:
-            check_output(self.output, MESH_SUFFIXES)
+        self.check_work()
+
+    def check_work(self) -> None:
+        """What is checked of a run that is gone on with, too: its object is there, whatever became of the picture."""
+        if self.quality not in IMAGE_QUALITIES:
+            raise InputError(f"there is no quality {self.quality!r}")
+        if self.steps is not None:
+            check_between("--steps", self.steps, 1, 1_000_000)
+        wanted = ((self.output, MESH_SUFFIXES), (self.turntable, (".mp4",)), (self.preview, IMAGE_SUFFIXES))
+        for path, suffixes in wanted:
+            if path is not None:
+                check_output(path, suffixes)
 
     def _check_picture(self) -> None:
-        if self.resume is None:  # the run has the object already
+        if self.resume is None:  # a run has its object, and names its model
             super()._check_picture()
 
     def _check_resume(self) -> None:

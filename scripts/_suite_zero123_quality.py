@@ -16,11 +16,12 @@ from pathlib import Path
 from statistics import fmean
 
 import torch
-from _measure import ROOT, Item, Numbers, Record, command
+from _measure import ROOT, Item, Numbers, Record, command, say
 from _suite import Suite
 from _suite_mesh_quality import gltf_errors
 from torch import Tensor
 
+from core2d.errors import InputError
 from core2d.media import image_grid, save_image
 from core2d.toybox.judge import load_picture_judge
 from gen3d.image_to_3d import image_to_3d
@@ -32,6 +33,7 @@ from gen3d.zero123_scores import Case, cases, copied, left_out_cases, view_score
 
 STEPS = 25
 QUALITY = "draft"  # of the solids
+NO_SOLID = {"volume_iou": 0.0, "chamfer": 0.5, "psnr": 0.0}  # half the unit box from anything
 PICTURES = Path(os.environ.get("LIFTKIT_DATA", ROOT.parent / "shared" / "data")) / "images"
 SHEET = (0, 3, 8, 14, 19, 22)  # of the 24, on the sheet of the README
 
@@ -77,14 +79,16 @@ def solids(assets: Path, wanted: Callable[[], Sequence[Case]]) -> tuple[Numbers,
     zero123, each = Zero123.load(assets / "toybox-zero123"), []
     for case in wanted():
         with tempfile.TemporaryDirectory() as folder:
-            started = time.perf_counter()
-            mesh, _ = image_to_3d(case.cutout, zero123, Path(folder) / "run", IMAGE_QUALITIES[QUALITY])
-            (path,) = save_mesh(Path(folder) / "solid.glb", mesh)
-            seconds = time.perf_counter() - started
-            valid = float(not check_mesh(load_mesh(path)).problems)
-            each.append({"object": named(case), **solid_scores(load_mesh(path), case),
-                         "seconds": seconds, "valid": valid})  # fmt: skip
-    means = {name: fmean(row[name] for row in each) for name in ("volume_iou", "chamfer", "psnr")}
+            started, made = time.perf_counter(), {"valid": 0.0, **NO_SOLID}
+            try:
+                mesh, _ = image_to_3d(case.cutout, zero123, Path(folder) / "run", IMAGE_QUALITIES[QUALITY])
+                (path,) = save_mesh(Path(folder) / "solid.glb", mesh)
+                solid = load_mesh(path)
+                made = {"valid": float(not check_mesh(solid).problems), **solid_scores(solid, case)}
+            except InputError as error:
+                say(f"no solid of the {named(case)}: {error}")
+            each.append({"object": named(case), **made, "seconds": time.perf_counter() - started})
+    means = {name: fmean(row[name] for row in each) for name in NO_SOLID}
     numbers = means | {"worst_seconds": max(row["seconds"] for row in each)}
     return numbers | {"valid": sum(row["valid"] for row in each), "objects": len(each)}, each
 
@@ -144,4 +148,4 @@ def write_pictures(assets: Path, seed: int, folder: Path) -> None:
     save_image(folder / "zero123.png", image_grid(torch.cat(rows), len(rows[0])))
 
 
-SUITE = Suite(items_of, Path(__file__))
+SUITE = Suite(items_of, Path(__file__), (ROOT / "gen3d" / "picture_to_mesh.py",))

@@ -120,6 +120,18 @@ def check_fit(parts: Zero123Parts, path: Path) -> None:
     ):
         if has != needs:
             raise InputError(f"{path} is not Zero-1-to-3: it has {has} {what}, where its other parts need {needs}")
+    check_reader(parts, path)
+
+
+def check_reader(parts: Zero123Parts, path: Path) -> None:
+    """Refuse a reader that cannot read the pictures, or a view that it does not know."""
+    if not isinstance(parts.projection, PictureReader):
+        return
+    channels, latents = parts.projection.config["latent_channels"], parts.vae.config["latent_channels"]
+    if channels != latents:
+        raise InputError(f"{path} is not Zero-1-to-3: its reader sees {channels} channels of latents with {latents}")
+    if parts.absolute_elevation:
+        raise InputError(f"{path} has a picture reader, which does not know the views of Stable Zero123")
 
 
 def sounds_stable(path: Path) -> bool:

@@ -23,6 +23,7 @@ from gen3d import image_to_3d, picture_to_mesh, shape_runs
 from gen3d.data.single_picture import on_background
 from gen3d.image_to_3d import ImageTo3DTask, elevation_of
 from gen3d.mesh import build_mesh, check_mesh, load_mesh
+from gen3d.pictures import RADIUS
 from gen3d.scores import chamfer, in_unit_box, surface_points
 from gen3d.shaping import Model, as_pictures, look, regularisation
 from gen3d.solid_scores import extruded, inside, solid_scores, true_body, unseen_cameras, winding
@@ -37,16 +38,16 @@ QUICK = ImageTo3DConfig(steps=3, views=2, coarse_size=12, refine_at=1.0)
 
 
 def subject() -> torch.Tensor:
-    """(4, 16, 16) a red block."""
+    """(4, 16, 16) a red block, black where it is clear."""
     rgba = torch.zeros(4, 16, 16)
-    rgba[0] = 0.8
+    rgba[0, 4:12, 5:11] = 0.8
     rgba[3, 4:12, 5:11] = 1.0
     return rgba
 
 
-@pytest.fixture
-def zero123() -> Zero123:
-    return Zero123(tiny_zero123(sample_size=8))
+@pytest.fixture(params=[False, True], ids=["published", "reader"])
+def zero123(request: pytest.FixtureRequest) -> Zero123:
+    return Zero123(tiny_zero123(sample_size=8, reads=request.param))
 
 
 # -- the optimisation ------------------------------------------------------------------------------------------
@@ -61,9 +62,9 @@ def test_the_loss_is_what_it_says(zero123: Zero123) -> None:
     cameras, white = orbit(batch["azimuth"], batch["elevation"], batch["radius"]), torch.ones(3)
     elsewhere = look(task.model, cameras, 12, white, False)
     regular, _ = regularisation(elsewhere, config, 1)
-    there = look(task.model, orbit(0.0, 0.4, task.source.radius), 12, white, False)
-    wanted = F.interpolate(subject()[None], (12, 12), mode="area")
-    color = (as_pictures(there.color, 12) - on_background(wanted)).square().mean()
+    there = look(task.model, orbit(0.0, 0.4, RADIUS), 12, white, False)
+    wanted = F.interpolate(torch.cat([on_background(subject()), subject()[3:]])[None], (12, 12), mode="area")
+    color = (as_pictures(there.color, 12) - wanted[:, :3]).square().mean()
     mask = (as_pictures(there.opacity[:, None], 12)[:, 0] - wanted[:, 3]).square().mean()
     numbers = 4 * 8 * 8
     rest = loss - parts["sds"]
@@ -81,14 +82,19 @@ def test_steps_are_functions_of_seed_and_step(zero123: Zero123) -> None:
     assert torch.equal(first.batch(4, torch.tensor([1]), 2)["azimuth"], whole["azimuth"][1:])
 
 
-def test_elevation(zero123: Zero123) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_elevation(dtype: torch.dtype) -> None:
     """A reader sees it; for the published models it is assumed."""
-    reads = Zero123(tiny_zero123(sample_size=8, reads=True))
+    published, reads = (tiny_zero123(sample_size=8, reads=reads) for reads in (False, True))
+    for parts in (published, reads):
+        for module in (parts.unet, parts.vae, parts.image_encoder, parts.projection):
+            module.to(dtype)
+    zero123, reads = Zero123(published), Zero123(reads)
     picture = on_background(subject())[None]
     seen = reads.see(picture)
     elevation, how = elevation_of(reads, seen)
     assert how == "estimated"
-    stand: Any = reads.parts.projection.read(seen.embedding, seen.latents)[1]  # pyright: ignore
+    stand: Any = reads.parts.projection.read(seen.embedding.to(dtype), seen.latents.to(dtype))[1]  # pyright: ignore
     assert elevation == pytest.approx(float(stand[0, 2].clamp(-math.pi / 2, math.pi / 2)))
     assert elevation_of(zero123, zero123.see(picture)) == (USUAL_ELEVATION, "assumed")
 
