@@ -14,7 +14,7 @@ from core2d.models.loading import load_model
 from core2d.toybox import world
 from core2d.toybox.captions import object_phrase
 
-KNOWN = 0.5  # cosine; see `likeness`
+KNOWN = 0.68  # cosine; see `likeness`
 ADVICE = (
     "this picture is not of the bundled model's world (its toys in plain colours): expect little, or give a full-size "
     "model, such as --model zero123-xl.ckpt"
@@ -25,7 +25,8 @@ ADVICE = (
 def likeness(embeddings: Tensor) -> Tensor:
     """(b,) largest cosine of image embeddings (b, e) of toybox-clip to the captions of all classes and colours.
 
-    Of unseen Toybox pictures 99 in 100 are above `KNOWN`.
+    Of unseen Toybox pictures 99 in 100 are above `KNOWN`. Below are noise and what looks like no class at all (of our
+    four test pictures the turtle); a real house or teapot is above.
     """
     folder = resolve("toybox-clip")
     clip, tokenizer = load_model(CLIPModel, folder, torch.float32), CLIPTokenizer.from_pretrained(folder)
