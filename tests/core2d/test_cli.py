@@ -151,7 +151,7 @@ def test_bad_input_from_the_shell(tmp_path: Path):
 @pytest.mark.parametrize(
     ("program", "known"),
     [
-        ("gen3d", "its commands are text-to-mesh, novel-views, nerf, eval, export, render, mesh check"),
+        ("gen3d", "its commands are text-to-mesh, image-to-3d, novel-views, nerf, eval, export, render, mesh check"),
         ("genvideo", "it has none in this release"),
     ],
 )
