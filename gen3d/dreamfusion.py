@@ -38,10 +38,9 @@ from core2d.toybox.captions import background_phrase
 from core2d.toybox.scene import plain
 from core2d.training import step_generator, step_seed
 from gen3d.recipes import DreamFusionConfig
-from gen3d.shaping import Model, around, as_pictures, latent_numbers, look, picture_size, regularisation
+from gen3d.shaping import TIMES, Model, around, as_pictures, latent_numbers, look, picture_size, regularisation
 
 ALBEDO_FIRST = 0.2  # fraction of the steps without shading, while there is no surface yet
-TIMES = ((0.7, 0.98), (0.1, 0.3))  # noise levels of the first and of the last step, as fractions of the schedule
 
 
 @dataclass(frozen=True)

@@ -24,15 +24,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from core2d.cameras import orbit
-from core2d.errors import InputError
 from core2d.guidance import ScoreDistillationConfig, TimeRange
-from core2d.training import step_generator, step_seed, train
+from core2d.training import step_generator, step_seed
 from gen3d.camera_projection import PictureReader
 from gen3d.data.single_picture import on_background
 from gen3d.mesh import Build, TexturedMesh
 from gen3d.pictures import RADIUS
-from gen3d.shape_runs import mesh_of
+from gen3d.shape_runs import optimised
 from gen3d.shaping import (
+    TIMES,
     Model,
     around,
     as_pictures,
@@ -45,7 +45,6 @@ from gen3d.shaping import (
 from gen3d.zero123 import USUAL_ELEVATION, Seen, ViewDistillation, Zero123
 from gen3d.zero123_recipes import IMAGE_QUALITIES, ImageTo3DConfig
 
-TIMES = ((0.7, 0.98), (0.1, 0.3))  # noise levels of the first and of the last step, as fractions of the schedule
 WHITE = torch.ones(3)
 
 
@@ -136,12 +135,7 @@ def image_to_3d(
     if elevation is None:
         elevation, _ = elevation_of(zero123, zero123.see(on_background(subject)[None]))
     task = ImageTo3DTask(Model(seed), zero123, subject, elevation, config, seed)
-    try:
-        result = train(task, training_recipe(config, seed), run, resume=resume)
-    except FloatingPointError as error:
-        raise InputError(f"the optimisation diverged: {error}; try another seed") from error
-    task.model.load_state_dict(result.ema)
-    return mesh_of(task.model)
+    return optimised(task, training_recipe(config, seed), run, resume)
 
 
 def elevation_of(zero123: Zero123, seen: Seen) -> tuple[float, str]:

@@ -22,8 +22,8 @@ OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH")]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DreamFusionConfig:
-    """How DreamFusion optimises a field (2209.14988; what differs from the paper is said in `gen3d.dreamfusion`)."""
+class ShapingConfig:
+    """How a field is optimised, whoever judges its pictures."""
 
     steps: int = 500
     """Optimisation steps."""
@@ -37,14 +37,20 @@ class DreamFusionConfig:
     """Classifier-free guidance, instead of the prior's own."""
     learning_rate: float = 0.03
     """Of Adam, for the grid and the networks."""
-    shaded: float = 1.0
-    """Fraction of steps, after the first fifth, that are lit by normals; the others show albedo in even light."""
     opacity_weight: float = 0.008
     """Keeps empty space empty (mean opacity of rays, against the mean over a latent of the distillation)."""
     entropy_weight: float = 0.02
     """Makes rays decide between empty and opaque, growing over the steps."""
     orientation_weight: float = 0.008
-    """Against surfaces that face away from the camera that sees them."""
+    """Against surfaces that face away from the camera that sees them, in pictures that are lit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DreamFusionConfig(ShapingConfig):
+    """How DreamFusion optimises a field (2209.14988; what differs from the paper is said in `gen3d.dreamfusion`)."""
+
+    shaded: float = 1.0
+    """Fraction of steps, after the first fifth, that are lit by normals; the others show albedo in even light."""
 
 
 QUALITIES = {

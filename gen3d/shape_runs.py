@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -16,6 +16,7 @@ from core2d.checkpoints import newest_checkpoint
 from core2d.errors import InputError
 from core2d.recipes import Recipe
 from core2d.run import read_run, remove, sha256, start_run, write_json
+from core2d.training import Task, TrainingRecipe, train
 from gen3d.mesh import Build, TexturedMesh, build_mesh, load_mesh, save_mesh
 from gen3d.pictures import save_turntable, save_views, seen_from, sides
 from gen3d.recipes import TextToMeshRecipe
@@ -29,18 +30,23 @@ COMMANDS = {"TextToMeshRecipe": "text-to-mesh", "ImageTo3DRecipe": "image-to-3d"
 Result = tuple[list[Path], Mapping[str, Any]]
 
 
-class Shaped(Protocol):
-    """What recipes that end in a mesh have in common."""
-
-    @property
-    def output(self) -> Path | None: ...
-    @property
-    def turntable(self) -> Path | None: ...
-    @property
-    def preview(self) -> Path | None: ...
-
-
 Shaping = TypeVar("Shaping", TextToMeshRecipe, ImageTo3DRecipe)
+
+
+def optimised(
+    task: Task[Model], recipe: TrainingRecipe, run: Path, resume: bool, what: str = "the picture"
+) -> tuple[TexturedMesh, Build]:
+    """Follow a task to its end, and make a mesh of the averaged field.
+
+    Raises:
+        InputError: the field stayed empty or diverged; `what` says of which object.
+    """
+    try:
+        result = train(task, recipe, run, resume=resume)
+    except FloatingPointError as error:
+        raise InputError(f"the optimisation of {what} diverged: {error}; try another seed") from error
+    task.model.load_state_dict(result.ema)
+    return mesh_of(task.model)
 
 
 @torch.no_grad()
@@ -136,7 +142,7 @@ def recipe_of_run(folder: Path, given: Shaping, paths: Sequence[str]) -> Shaping
 
 
 def save_result(
-    recipe: Shaped,
+    recipe: TextToMeshRecipe | ImageTo3DRecipe,
     folder: Path,
     mesh: TexturedMesh,
     build: Build,

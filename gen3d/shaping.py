@@ -17,7 +17,7 @@ from core2d.toybox.light import lit
 from core2d.training import TrainingRecipe
 from gen3d.fields.config import FieldConfig
 from gen3d.fields.hash_grid_field import HashGridField
-from gen3d.recipes import DreamFusionConfig
+from gen3d.recipes import ShapingConfig
 from gen3d.render.images import camera_rays
 from gen3d.render.occupancy import OccupancyGrid
 from gen3d.render.volume import Points, Rendered, render_rays
@@ -26,6 +26,7 @@ BOUND = 0.62  # half the side of the cube that holds the object, in metres: Toyb
 ELEVATIONS = (-10.0, 55.0)  # degrees
 SAMPLES_ACROSS = 96  # steps of a ray through the cube's side
 OCCUPANCY_EVERY = 8  # steps between looks at all cells
+TIMES = ((0.7, 0.98), (0.1, 0.3))  # noise levels of the first and of the last step, as fractions of the schedule
 
 
 class Model(nn.Module):
@@ -95,13 +96,13 @@ def as_pictures(rays: Tensor, size: int) -> Tensor:
     return rays.unflatten(0, (-1, size, size)).movedim(-1, 1)
 
 
-def picture_size(config: DreamFusionConfig, step: int, image_size: int) -> int:
+def picture_size(config: ShapingConfig, step: int, image_size: int) -> int:
     """Pixels of a side at a step, for a model that sees so many."""
     fine = max(64, min(image_size, 128))
     return config.coarse_size if step < config.refine_at * config.steps else fine
 
 
-def regularisation(seen: Rendered, config: DreamFusionConfig, step: int) -> tuple[Tensor, dict[str, float | Tensor]]:
+def regularisation(seen: Rendered, config: ShapingConfig, step: int) -> tuple[Tensor, dict[str, float | Tensor]]:
     """Opacity, entropy and, of lit pictures, orientation, weighted (DreamFusion, 2209.14988 A.2); and what to log."""
     progress = step / config.steps
     opacity = (seen.opacity.square() + 0.01).sqrt().mean()
@@ -117,7 +118,7 @@ def latent_numbers(prior: Denoiser) -> int:
     return prior.latent_channels * prior.latent_size**2
 
 
-def training_recipe(config: DreamFusionConfig, seed: int) -> TrainingRecipe:
+def training_recipe(config: ShapingConfig, seed: int) -> TrainingRecipe:
     """The loop's settings for a run."""
     return TrainingRecipe(
         steps=config.steps, batch_size=config.views, learning_rate=config.learning_rate, warmup_steps=10,

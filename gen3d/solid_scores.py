@@ -17,6 +17,7 @@ from core2d.cameras import Cameras, degrees, orbit
 from core2d.toybox.sample import mesh_of
 from gen3d.mesh import TexturedMesh, build_mesh, render_mesh
 from gen3d.scores import chamfer, in_unit_box, surface_points
+from gen3d.shaping import BOUND
 from gen3d.zero123_scores import SEEN_FROM, VIEWS, Case, foreground_psnr
 
 SIDE = 24  # points along each side of the unit box
@@ -88,5 +89,5 @@ def extruded(case: Case, mask: Tensor) -> TexturedMesh:
     def density(points: Tensor) -> Tensor:
         return 100 * at(solid[None], points)[:, 0] * ((points @ forward).abs() < half)
 
-    bounds = torch.tensor([[-0.62] * 3, [0.62] * 3])
+    bounds = torch.tensor([[-BOUND] * 3, [BOUND] * 3])
     return build_mesh(density, lambda points: at(case.picture, points), bounds, resolution=64, texture_size=256)[0]

@@ -13,19 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from core2d.backbone import Backbone, Denoiser
-from core2d.errors import InputError
 from core2d.guidance import ViewPrompts
 from core2d.run import pick_device, pick_dtype, plain, run_folder
 from core2d.toybox import world
 from core2d.toybox.captions import background_phrase
-from core2d.training import train
 from gen3d.dreamfusion import DreamFusionTask
 from gen3d.memory import memory_needed
 from gen3d.mesh import Build, TexturedMesh
 from gen3d.pictures import around as around
 from gen3d.pictures import picture as picture
 from gen3d.recipes import QUALITIES, DreamFusionConfig, TextToMeshRecipe
-from gen3d.shape_runs import Result, mesh_of, recipe_of_run, save_result, start_anew
+from gen3d.shape_runs import Result, optimised, recipe_of_run, save_result, start_anew
 from gen3d.shaping import Model, training_recipe
 
 SETTINGS = ("prompts", "model", "quality", "steps", "views", "seed", "dtype")  # what a result depends on
@@ -55,12 +53,7 @@ def text_to_mesh(
     """
     config = config or QUALITIES["normal"]
     task = DreamFusionTask(Model(seed), prior, prompt, config, views, seed)
-    try:
-        result = train(task, training_recipe(config, seed), run, resume=resume)
-    except FloatingPointError as error:
-        raise InputError(f"the optimisation of {prompt!r} diverged: {error}; try another seed") from error
-    task.model.load_state_dict(result.ema)
-    return mesh_of(task.model)
+    return optimised(task, training_recipe(config, seed), run, resume, what=repr(prompt))
 
 
 # -- the command -----------------------------------------------------------------------------------------------

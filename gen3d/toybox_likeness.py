@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,5 +33,6 @@ def likeness(embeddings: Tensor) -> Tensor:
     clip, tokenizer = load_model(CLIPModel, folder, torch.float32), CLIPTokenizer.from_pretrained(folder)
     captions = [object_phrase(name, color) for color, name in product(world.COLOR_NAMES, world.CLASS_NAMES)]
     tokens = tokenizer(captions, padding="max_length", return_tensors="pt").input_ids
-    said = F.normalize(clip.get_text_features(tokens).pooler_output, dim=1)  # (240, e)
+    output: Any = clip.get_text_features(tokens)
+    said = F.normalize(output.pooler_output, dim=1)  # (240, e)
     return (F.normalize(embeddings.float().cpu(), dim=1) @ said.T).amax(1)

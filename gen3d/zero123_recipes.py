@@ -12,7 +12,7 @@ from core2d.errors import InputError
 from core2d.models import resolve
 from core2d.recipes import Output, Recipe, check_between
 from core2d.run import IMAGE_SUFFIXES, check_output
-from gen3d.recipes import MESH_SUFFIXES, DreamFusionConfig, OptionalOutput, OptionalPath
+from gen3d.recipes import MESH_SUFFIXES, OptionalOutput, OptionalPath, ShapingConfig
 
 Angles = Annotated[tuple[float, ...], tyro.conf.arg(metavar="FLOAT...")]
 ORBIT = 12  # views, where nothing else is asked for
@@ -104,11 +104,9 @@ class NovelViewsRecipe(PictureRecipe):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageTo3DConfig(DreamFusionConfig):
-    """How a field is optimised for a picture: as by DreamFusion, and by what the picture itself shows."""
+class ImageTo3DConfig(ShapingConfig):
+    """How a field is optimised for a picture: elsewhere as Zero-1-to-3 says, and by what the picture itself shows."""
 
-    shaded: float = 0.0
-    """Not used: there is no light."""
     picture_weight: float = 30.0
     """Of the mean squared error of the colours, from where the picture was taken."""
     mask_weight: float = 10.0

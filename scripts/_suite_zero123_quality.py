@@ -111,7 +111,7 @@ def real_pictures(assets: Path) -> tuple[Numbers, list[Record]]:
             row |= {name: told["metrics"][name] for name in ("faces", "watertight", "elevation")}
             each.append(row | {"errors": gltf_errors([path]).get("gltf_errors")})
     errors = [row["errors"] for row in each if row["errors"] is not None]
-    numbers = {"made": len(each), "worst_seconds": max(row["seconds"] for row in each)}
+    numbers: Numbers = {"made": len(each), "worst_seconds": max(row["seconds"] for row in each)}
     return numbers | ({"gltf_errors": sum(errors)} if errors else {}), each
 
 

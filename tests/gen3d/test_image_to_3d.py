@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from helpers.tiny_zero123 import tiny_zero123
-from PIL import Image
 from torch.nn import functional as F
 
 from core2d.cameras import orbit
@@ -29,7 +28,6 @@ from gen3d.shaping import Model, as_pictures, look, regularisation
 from gen3d.solid_scores import extruded, inside, solid_scores, true_body, unseen_cameras, winding
 from gen3d.toybox_likeness import KNOWN, likeness
 from gen3d.zero123 import USUAL_ELEVATION, Zero123
-from gen3d.zero123_formats import write_zero123
 from gen3d.zero123_recipes import IMAGE_QUALITIES, ImageTo3DConfig
 from gen3d.zero123_scores import cases
 
@@ -88,7 +86,7 @@ def test_elevation(dtype: torch.dtype) -> None:
     published, reads = (tiny_zero123(sample_size=8, reads=reads) for reads in (False, True))
     for parts in (published, reads):
         for module in (parts.unet, parts.vae, parts.image_encoder, parts.projection):
-            module.to(dtype)
+            torch.nn.Module.to(module, dtype)
     zero123, reads = Zero123(published), Zero123(reads)
     picture = on_background(subject())[None]
     seen = reads.see(picture)
@@ -109,22 +107,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shape_runs, "build_mesh", partial(build_mesh, resolution=24, face_budget=1000))
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    write_zero123(tmp_path / "model", tiny_zero123(sample_size=8), "diffusers")
-    return tmp_path / "model"
-
-
-@pytest.fixture
-def cut_out(tmp_path: Path) -> Path:
-    pixels = np.zeros((40, 30, 4), np.uint8)
-    pixels[5:35, 8:22] = (200, 30, 30, 255)
-    Image.fromarray(pixels).save(tmp_path / "red.png")
-    return tmp_path / "red.png"
-
-
-def test_a_picture_becomes_a_mesh(quick, command: Callable[..., Told], folder, cut_out, tmp_path: Path) -> None:
-    words = ("image-to-3d", cut_out, "--model", folder, "-o", tmp_path / "a" / "red.glb")
+def test_a_picture_becomes_a_mesh(quick, command: Callable[..., Told], zero123_folder, cut_out, tmp_path: Path) -> None:
+    words = ("image-to-3d", cut_out, "--model", zero123_folder, "-o", tmp_path / "a" / "red.glb")
     status, told, said = command(*words, "--preview", tmp_path / "red-views.png")
     assert status == 0, said
     assert "found by alpha" in said and "20 degrees above (assumed)" in said and "3 steps" in said
@@ -138,10 +122,10 @@ def test_a_picture_becomes_a_mesh(quick, command: Callable[..., Told], folder, c
 
 
 def test_killed_and_gone_on_with(
-    quick, command: Callable[..., Told], folder, cut_out, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    quick, command: Callable[..., Told], zero123_folder, cut_out, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run that stopped before its mesh ends with the bytes of an unbroken one, even if the picture is gone."""
-    words = ("image-to-3d", cut_out, "--model", folder, "--seed", 3)
+    words = ("image-to-3d", cut_out, "--model", zero123_folder, "--seed", 3)
     assert command(*words, "-o", tmp_path / "whole" / "red.glb")[0] == 0
     often = image_to_3d.training_recipe
     monkeypatch.setattr(image_to_3d, "training_recipe", lambda *given: replace(often(*given), checkpoint_every=1))
@@ -175,10 +159,16 @@ def test_killed_and_gone_on_with(
     ],
 )
 def test_bad_words_are_one_clear_error(
-    words, says: str, command: Callable[..., Told], folder, cut_out, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    words,
+    says: str,
+    command: Callable[..., Told],
+    zero123_folder,
+    cut_out,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    model = () if "--resume" in words else ("--model", folder)
+    model = () if "--resume" in words else ("--model", zero123_folder)
     before = sorted(tmp_path.iterdir())
     status, told, said = command("image-to-3d", *words, *model)
     assert status == 2 and not told and says in said and said.count("error:") == 1

@@ -323,24 +323,8 @@ def stop_at(step: int) -> Callable[[dict[str, float]], None]:
 # -- the command ---------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    write_zero123(tmp_path / "model", tiny_zero123(sample_size=8), "diffusers")
-    return tmp_path / "model"
-
-
-@pytest.fixture
-def cut_out(tmp_path: Path) -> Path:
-    from PIL import Image
-
-    pixels = np.zeros((40, 30, 4), np.uint8)
-    pixels[5:35, 8:22] = (200, 30, 30, 255)
-    Image.fromarray(pixels).save(tmp_path / "red.png")
-    return tmp_path / "red.png"
-
-
-def test_views_of_a_picture(command: Callable[..., Told], folder: Path, cut_out: Path, tmp_path: Path):
-    words = ("novel-views", cut_out, "--model", folder, "--steps", 2, "--azimuth", 30, 60, 90)
+def test_views_of_a_picture(command: Callable[..., Told], zero123_folder: Path, cut_out: Path, tmp_path: Path):
+    words = ("novel-views", cut_out, "--model", zero123_folder, "--steps", 2, "--azimuth", 30, 60, 90)
     status, told, said = command(*words, "-o", tmp_path / "views.png")
     assert status == 0 and told["metrics"] == {"views": 3, "size": 16, "foreground_by": "alpha"}
     assert "found by alpha" in said
@@ -370,8 +354,8 @@ def test_an_odd_checkpoint_is_said(command: Callable[..., Told], cut_out: Path, 
     assert status == 0 and "not the published one" in said
 
 
-def test_a_film_around_a_picture(command: Callable[..., Told], folder: Path, cut_out: Path, tmp_path: Path):
-    words = ("novel-views", cut_out, "--model", folder, "--steps", 1, "--orbit", 4, "--fps", 5)
+def test_a_film_around_a_picture(command: Callable[..., Told], zero123_folder: Path, cut_out: Path, tmp_path: Path):
+    words = ("novel-views", cut_out, "--model", zero123_folder, "--steps", 1, "--orbit", 4, "--fps", 5)
     assert command(*words, "-o", tmp_path / "views.mp4")[0] == 0
     frames, rate = read_video(tmp_path / "views.mp4")
     assert frames.shape[:3] == (4, 16, 16) and rate == 5
@@ -390,9 +374,14 @@ def test_a_film_around_a_picture(command: Callable[..., Told], folder: Path, cut
     ],
 )
 def test_bad_words_are_one_clear_error(
-    command: Callable[..., Told], folder: Path, cut_out: Path, tmp_path: Path, words: tuple[object, ...], why: str
+    command: Callable[..., Told],
+    zero123_folder: Path,
+    cut_out: Path,
+    tmp_path: Path,
+    words: tuple[object, ...],
+    why: str,
 ):
-    model = () if "--model" in words else ("--model", folder)
+    model = () if "--model" in words else ("--model", zero123_folder)
     status, told, said = command("novel-views", cut_out, *words, *model, "-o", tmp_path / "views.png")
     assert status == 2 and not told and why in said and said.count("\n") == 1
     assert not (tmp_path / "views.png").exists()
