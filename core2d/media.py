@@ -1,17 +1,11 @@
-"""Pictures and videos in and out, whole or absent.
+"""Pictures in and out, whole or absent; videos are in `core2d.videos`.
 
-In memory a picture is an array `(h, w, 3 or 4)` of uint8, or a tensor `(c, h, w)` of floats in [0, 1]; a
-video is `(t, h, w, 3)` of uint8. Videos go through the ffmpeg program of imageio-ffmpeg, as a process of its
-own over a pipe.
+In memory a picture is an array `(h, w, 3 or 4)` of uint8, or a tensor `(c, h, w)` of floats in [0, 1].
 """
 
 import math
-import re
-import subprocess
-import tempfile
 import warnings
-from collections.abc import Iterable, Mapping
-from fractions import Fraction
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,145 +123,6 @@ def read_image_text(path: str | Path) -> dict[str, str]:
     with Image.open(path, formats=("PNG",)) as image:
         image.load()
         return {str(name): str(value) for name, value in image.info.items() if isinstance(value, str)}
-
-
-# -- videos --------------------------------------------------------------------------------------------
-
-
-def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: int | Fraction) -> Path:
-    """Write an MP4 of exactly these frames at exactly this rate: H.264, 4:2:0, BT.709, the index in front.
-
-    4:2:0 has even sides: an odd height or width grows by one pixel, a copy of the last row or column.
-
-    Args:
-        path: .mp4.
-        frames: uint8 `(h, w, 3)` each: an array `(t, h, w, 3)` or an iterator; they are not held in memory.
-        fps: frames a second; `Fraction(30000, 1001)` is exact.
-
-    Returns:
-        `path`.
-
-    Raises:
-        InputError: another suffix, or a place where nothing can be written.
-        ValueError: no frame, frames of different or wrong shapes, a rate that is not positive.
-        RuntimeError: ffmpeg failed; its own words are in the message.
-    """
-    path = check_output(path, (".mp4",))
-    rate = Fraction(fps)
-    if rate <= 0:
-        raise ValueError(f"fps must be positive, not {fps}")
-    remaining = iter(frames)
-    first = next(remaining, None)
-    if first is None:
-        raise ValueError("a video needs at least one frame")
-    height, width = _even(first).shape[:2]
-    with atomic_path(path) as temporary, _Ffmpeg(_encode_arguments(width, height, rate, temporary)) as ffmpeg:
-        ffmpeg.write(_even(first))
-        for index, frame in enumerate(remaining, start=1):
-            if frame.shape != first.shape:
-                raise ValueError(f"frame {index} is {_describe(frame)}, frame 0 is {_describe(first)}")
-            ffmpeg.write(_even(frame))
-        ffmpeg.finish()
-    return path
-
-
-def read_video(path: str | Path) -> tuple[np.ndarray, Fraction]:
-    """Read all frames of a video.
-
-    Returns:
-        uint8 `(t, h, w, 3)`, and the exact rate in frames a second.
-
-    Raises:
-        InputError: no video that ffmpeg can read.
-    """
-    if not Path(path).is_file():
-        raise InputError(f"no video at {path}")
-    source = ["-i", str(Path(path).resolve()), "-map", "0:v:0"]
-    # The packets as text: time base, size, and for each packet: stream, dts, pts, duration, ...
-    packets = _run_ffmpeg(path, [*source, "-c", "copy", "-f", "framecrc", "-"]).decode()
-    time_base = re.search(r"#tb 0: (\d+)/(\d+)", packets)
-    size = re.search(r"#dimensions 0: (\d+)x(\d+)", packets)
-    durations = [int(line.split(",")[3]) for line in packets.splitlines() if line.startswith("0,")]
-    if not (time_base and size and durations and sum(durations)):
-        raise InputError(f"{path} has no frames that can be read")
-    seconds = sum(durations) * Fraction(int(time_base[1]), int(time_base[2]))
-    as_pixels = ["-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
-    pixels = _run_ffmpeg(path, [*source, *as_pixels])
-    width, height = int(size[1]), int(size[2])
-    return np.frombuffer(pixels, np.uint8).reshape(-1, height, width, 3), len(durations) / seconds
-
-
-class _Ffmpeg:
-    """An ffmpeg that is fed through a pipe; killed if the feeding fails."""
-
-    def __init__(self, arguments: list[str]):
-        self._said = tempfile.TemporaryFile()  # not a pipe: that could fill up and block
-        self._process = subprocess.Popen(
-            _command(arguments), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._said
-        )
-
-    def __enter__(self) -> "_Ffmpeg":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()  # does nothing to one that has ended
-        self._process.communicate()
-        self._said.close()
-
-    def write(self, frame: np.ndarray) -> None:
-        try:
-            assert self._process.stdin
-            self._process.stdin.write(frame.tobytes())
-        except BrokenPipeError:
-            self._fail()
-
-    def finish(self) -> None:
-        """Wait for the end of the file."""
-        assert self._process.stdin
-        try:
-            self._process.stdin.close()
-        except BrokenPipeError:
-            self._fail()
-        if self._process.wait():
-            self._fail()
-
-    def _fail(self) -> None:
-        self._process.wait()
-        self._said.seek(0)
-        raise RuntimeError(f"ffmpeg failed: {self._said.read().decode(errors='replace').strip()}")
-
-
-def _encode_arguments(width: int, height: int, rate: Fraction, target: Path) -> list[str]:
-    fps = f"{rate.numerator}/{rate.denominator}"
-    raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", fps, "-i", "-"]
-    colours = ["-vf", "scale=out_color_matrix=bt709:out_range=tv,format=yuv420p"]
-    tags = ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"]
-    codec = ["-c:v", "libx264", "-preset", "medium", "-crf", "16", "-fps_mode", "passthrough"]
-    # bitexact leaves the version of ffmpeg out of the file
-    file = ["-fflags", "+bitexact", "-flags:v", "+bitexact", "-movflags", "+faststart", "-f", "mp4"]
-    return [*raw, "-an", *colours, *codec, *tags, *file, str(target)]
-
-
-def _command(arguments: list[str]) -> list[str]:
-    from imageio_ffmpeg import get_ffmpeg_exe
-
-    return [get_ffmpeg_exe(), "-hide_banner", "-nostdin", "-loglevel", "error", *arguments]
-
-
-def _run_ffmpeg(path: str | Path, arguments: list[str]) -> bytes:
-    done = subprocess.run(_command(arguments), capture_output=True, check=False)
-    if done.returncode:
-        lines = done.stderr.decode(errors="replace").strip().splitlines()
-        raise InputError(f"{path} cannot be read as a video: {lines[-1] if lines else 'ffmpeg failed'}")
-    return done.stdout
-
-
-def _even(frame: np.ndarray) -> np.ndarray:
-    """Copy the last row and column once more where a side is odd."""
-    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
-        raise ValueError(f"a frame is (h, w, 3) of uint8, not {_describe(frame)}")
-    height, width = frame.shape[:2]
-    return np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")  # (h', w', 3)
 
 
 def _describe(array: np.ndarray) -> str:

@@ -65,11 +65,8 @@ class TextToImageRecipe(Recipe):
         if not self.prompts:
             raise InputError('no prompt: give at least one, such as "a red mug"')
         for prompt in self.prompts:
-            if not prompt.strip():
-                raise InputError('a prompt is empty: say what to draw, such as "a red mug"')
-        for prompt in (*self.prompts, self.negative_prompt):
-            if len(prompt) > LONGEST_PROMPT:
-                raise InputError(f"a prompt has {len(prompt)} characters: the limit is {LONGEST_PROMPT}")
+            check_prompt(prompt)
+        check_prompt_length(self.negative_prompt)
         check_between("--steps", self.steps, 1, 1000)
         check_between("--cfg", self.cfg, 0, 100)
         check_between("--num-images", self.num_images, 1, 1024)
@@ -166,3 +163,33 @@ def check_between(name: str, value: float, low: float, high: float) -> None:
     """Raise `InputError` unless `low <= value <= high` (not a number is neither)."""
     if not (math.isfinite(value) and low <= value <= high):
         raise InputError(f"{name} {value}: give a number from {low} to {high}")
+
+
+def check_prompt(prompt: str, example: str = "a red mug") -> None:
+    """Raise `InputError` for a prompt that is empty or endless."""
+    if not prompt.strip():
+        raise InputError(f'a prompt is empty: say what to make, such as "{example}"')
+    check_prompt_length(prompt)
+
+
+def check_prompt_length(prompt: str) -> None:
+    """Raise `InputError` for a prompt that no text encoder reads to its end."""
+    if len(prompt) > LONGEST_PROMPT:
+        raise InputError(f"a prompt has {len(prompt)} characters: the limit is {LONGEST_PROMPT}")
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The prompts in a text file, one a line, without empty lines and comments.
+
+    Raises:
+        InputError: it cannot be read, or holds none.
+    """
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror
+        raise InputError(f"cannot read the prompts in {path}: {reason}") from error
+    prompts = [line for line in lines if line and not line.startswith("#")]
+    if not prompts:
+        raise InputError(f"{path} holds no prompt: write one a line")
+    return prompts

@@ -49,8 +49,9 @@ def denoise(
     scheduler: Any,
     generators: list[torch.Generator],
     on_step: OnStep | None = None,
+    begin: int = 0,
 ) -> Tensor:
-    """One batch from noise to clean latents, (b, c, h, w).
+    """One batch from noise to clean latents, (b, c, h, w) or of whatever shape the guide takes.
 
     Args:
         guide: the network's output at (x_t, t).
@@ -58,12 +59,15 @@ def denoise(
         scheduler: of diffusers, its timesteps set.
         generators: one for each sample, for solvers that draw noise.
         on_step: called as (step, timestep, {"latents": ...}); may return a dict with other latents.
+        begin: the step to begin with, where `latents` are not pure noise but as noisy as there.
     """
     # Some solvers take no generator; those that do draw the noise of each sample from its own.
     takes_generators = "generator" in inspect.signature(scheduler.step).parameters
     options = {"generator": generators} if takes_generators else {}
     scaled = getattr(scheduler, "scale_model_input", lambda sample, _t: sample)  # those of flow models do not scale
-    for index, t in enumerate(scheduler.timesteps):
+    if begin and hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(begin)
+    for index, t in enumerate(scheduler.timesteps[begin:], begin):
         output = guide(scaled(latents, t), t)
         latents = scheduler.step(output, t, latents, return_dict=False, **options)[0]
         if on_step is not None:

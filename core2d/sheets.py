@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ from torch import Tensor
 from core2d.errors import InputError
 from core2d.media import image_grid, save_image
 from core2d.run import atomic_path
+
+LONGEST_STEM = 60  # characters of a file name that come from a prompt
 
 
 def save_sheet(
@@ -51,3 +54,14 @@ def check_singles(output: Path) -> None:
         return
     if folder.exists():
         raise InputError(f"the single images would replace {folder}, which holds something else: name another output")
+
+
+def stem_of(prompt: str, without_words: str) -> str:
+    """The file name of what is made of a prompt, without suffix, whatever the other prompts are.
+
+    A prompt of plain lower-case words is its own name. Any other gets a piece of its hash, so that no two share one.
+    """
+    words = re.findall(r"[a-z0-9]+", prompt.lower())
+    stem = "-".join(words)[:LONGEST_STEM].strip("-")
+    is_plain = stem.replace("-", " ") == prompt and not re.fullmatch(r"[0-9a-f]{8}", words[-1])
+    return stem if is_plain else f"{stem or without_words}-{hashlib.sha256(prompt.encode()).hexdigest()[:8]}"

@@ -10,13 +10,16 @@ What differs from the paper, and why:
   learned environment: the object cannot hide in a background that changes every step;
 - the light is that of Toybox, fixed to the world, since that is the light the bundled prior knows;
 - a prior of Toybox is asked without guidance, and the difference is taken between pictures (HiFA, 2305.18766): its
-  words and its camera leave so little open that guidance only leads out of what its autoencoder knows.
+  words and its camera leave so little open that guidance only leads out of what its autoencoder knows;
+- told the view in words, it is asked from where a word of Toybox fits, without Perp-Neg (2304.04968), which is another
+  guidance; published priors are asked from everywhere, with words that are mixed on the way around, and with Perp-Neg.
 
 `DreamFusionTask` runs in the one training loop, so a killed run goes on to the same bits.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -41,6 +44,10 @@ from gen3d.recipes import DreamFusionConfig
 from gen3d.shaping import TIMES, Model, around, as_pictures, latent_numbers, look, picture_size, regularisation
 
 ALBEDO_FIRST = 0.2  # fraction of the steps without shading, while there is no surface yet
+# Where view words of Toybox fit. What a prior imagines for a word is a mean over all that the word leaves open, so the
+# cameras keep to the middle of that: to either side of front, sides and back, at the height of most pictures.
+NAMED_WITHIN, NAMED_ELEVATIONS = 10.0, (10.0, 30.0)  # degrees
+OVERHEAD, OVERHEAD_ELEVATIONS = 0.1, (62.0, 78.0)  # share of the steps, degrees
 
 
 @dataclass(frozen=True)
@@ -70,8 +77,7 @@ class DreamFusionTask:
         prior: who judges the pictures.
         prompt: the object, without view or background.
         config: see there.
-        views: "auto" uses the camera token where there is one; "words" describes the view instead, with Perp-Neg
-            (2304.04968) against a second face.
+        views: "auto" uses the camera token where there is one; "words" describes the view instead.
     """
 
     model: Model
@@ -83,7 +89,8 @@ class DreamFusionTask:
 
     def __post_init__(self) -> None:
         self.in_words = self.views == "words" or not self.prior.has_camera_token
-        distillation = PerpNegDistillation if self.in_words else ScoreDistillation
+        published = not self.prior.has_camera_token
+        distillation = PerpNegDistillation if published else ScoreDistillation
         self.guidance: dict[str, Guidance] = {}  # for each background
         manner = manner_of(self.prior)
         scale = self.config.guidance_scale
@@ -95,7 +102,7 @@ class DreamFusionTask:
                 form="x0",
                 times=TimeRange(*TIMES, self.config.steps),
                 views="words" if self.in_words else "camera",
-                wording=ViewPrompts("{prompt}, {view} view" + self._setting(word)),
+                wording=ViewPrompts("{prompt}, {view} view" + self._setting(word), interpolate=published),
             )
             self.guidance[word] = distillation(self.prior, settings, self.seed)
 
@@ -108,7 +115,8 @@ class DreamFusionTask:
         chosen = int(torch.randint(len(backgrounds), (1,), generator=generator))
         facts = {"step": step, "shaded": int(shaded), "background": chosen}
         same = {name: torch.full((batch_size,), value) for name, value in facts.items()}
-        return {name: value[positions] for name, value in (around(draws[0], draws[2:]) | same).items()}
+        spread = where_words_fit if self.in_words and self.prior.has_camera_token else around
+        return {name: value[positions] for name, value in (spread(draws[0], draws[2:]) | same).items()}
 
     def loss(self, model: Model, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float | Tensor]]:
         """Score distillation and the regularisers."""
@@ -135,3 +143,17 @@ class DreamFusionTask:
         if not self.prior.has_camera_token:
             return ["white"]
         return [word for word in world.COLOR_NAMES if word != "black" and word not in self.prompt.split()]
+
+
+def where_words_fit(start: Tensor, draws: Tensor) -> dict[str, Tensor]:
+    """As `gen3d.shaping.around`, from where Toybox has a word for the view: all overhead, or spread over the others."""
+    count = len(draws) // 2
+    turns, rest = torch.arange(count) / count, (4 * start) % 1
+    if rest < OVERHEAD:
+        azimuth, heights = rest / OVERHEAD + turns, OVERHEAD_ELEVATIONS
+    else:
+        aside = (2 * draws[count:] - 1) * NAMED_WITHIN / 360
+        azimuth, heights = (4 * start).floor() / 4 + (4 * turns).round() / 4 + aside, NAMED_ELEVATIONS
+    low, high = (math.radians(angle) for angle in heights)
+    radius = torch.full((count,), sum(world.CAMERA_RADIUS) / 2)
+    return {"azimuth": 2 * math.pi * azimuth, "elevation": low + (high - low) * draws[:count], "radius": radius}

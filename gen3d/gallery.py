@@ -5,9 +5,7 @@ meshes/a-red-mug.glb   meshes/a-red-mug.run/   ...   meshes/contact-sheet.png
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,13 +17,13 @@ import numpy as np
 from core2d.errors import InputError
 from core2d.media import image_grid, save_image
 from core2d.run import run_folder, sha256
+from core2d.sheets import stem_of
 from gen3d.mesh import load_mesh
 from gen3d.pictures import seen_from, sides
 from gen3d.recipes import CONTACT_SHEET, TextToMeshRecipe
 from gen3d.shape_runs import RESULT, Result, saved_recipe
 from gen3d.text_to_mesh import SETTINGS, load_prior, make_mesh, settings_of
 
-LONGEST_STEM = 60  # characters of a file name that come from the prompt
 SHEET_SIDES, SHEET_SIZE = 8, 128
 
 
@@ -66,16 +64,8 @@ def make_all(recipe: TextToMeshRecipe, ones: Sequence[TextToMeshRecipe]) -> dict
 
 
 def mesh_path(folder: Path, prompt: str) -> Path:
-    """Where the mesh of a prompt lies, whatever the other prompts are.
-
-    A prompt of plain lower-case words is its own name. Any other gets a piece of its hash, so that no two share one.
-    """
-    words = re.findall(r"[a-z0-9]+", prompt.lower())
-    stem = "-".join(words)[:LONGEST_STEM].strip("-")
-    is_plain = stem.replace("-", " ") == prompt and not re.fullmatch(r"[0-9a-f]{8}", words[-1])
-    if not is_plain:
-        stem = f"{stem or 'mesh'}-{hashlib.sha256(prompt.encode()).hexdigest()[:8]}"
-    return folder / f"{stem}.glb"
+    """Where the mesh of a prompt lies, whatever the other prompts are."""
+    return folder / f"{stem_of(prompt, 'mesh')}.glb"
 
 
 def is_done(recipe: TextToMeshRecipe) -> bool:

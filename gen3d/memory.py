@@ -14,7 +14,7 @@ BYTES_A_SAMPLE = 1250  # that a lit sample keeps for the backward pass; in even 
 FINEST_PICTURE = 128  # pixels of a side, at most
 KEPT_IN_RESNET = 6  # feature maps: what each norm, activation and convolution was given, twice
 KEPT_IN_MIDDLE = 27  # feature maps of two such blocks and the attention between them
-ROWS_A_VIEW = {"camera": 1, "words": 4}  # of the denoiser: the text; in words Perp-Neg asks for three more
+ROWS_A_VIEW = {True: 1, False: 4}  # of the denoiser, for priors of Toybox or not: Perp-Neg asks for three more
 AT_WORK = 16  # feature maps that a denoiser holds besides its skip connections: the wide layer of a transformer block
 RENDERED_BACKWARD = 2  # the renderer's gradients lie beside what it kept; the encoder's take the place of what it kept
 
@@ -43,18 +43,17 @@ class Memory:
         return f"about {gigabytes(self.total)} GB of memory ({told})"
 
 
-def memory_needed(prior: Backbone, config: DreamFusionConfig, views: str = "auto") -> Memory:
+def memory_needed(prior: Backbone, config: DreamFusionConfig) -> Memory:
     """Estimated from the shapes of the prior, within a factor of about two.
 
     Args:
         prior: loaded already.
         config: of the optimisation.
-        views: how the prior is told the view, see `gen3d.dreamfusion.DreamFusionTask`.
     """
     modules = prior.named_models().values()
     weights = sum(tensor.nbytes for module in modules for tensor in module.state_dict().values())
     pictures = RENDERED_BACKWARD * kept_by_renderer(prior.image_size, config)
-    rows = ROWS_A_VIEW["camera" if views == "auto" and prior.has_camera_token else "words"]
+    rows = ROWS_A_VIEW[prior.has_camera_token]
     encoder = kept_by_encoder(prior, config.views) if manner_of(prior).space == "latent" else 0
     step = pictures + encoder + held_by_denoiser(prior, rows * config.views)
     return Memory(weights, step, PROGRAM if prior.device.type == "cpu" else 0)

@@ -16,8 +16,9 @@ from torch.nn.functional import normalize
 
 from core2d.cameras import Cameras, degrees, orbit
 from core2d.errors import InputError
-from core2d.media import to_uint8, write_video
+from core2d.media import to_uint8
 from core2d.run import pick_device
+from core2d.videos import write_video
 from gen3d.data.paths import CameraPath, lens_of_view, read_path
 from gen3d.data.photographs import Photographs
 from gen3d.data.pictures import Split

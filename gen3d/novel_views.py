@@ -14,10 +14,11 @@ from torch import Tensor
 
 from core2d.cameras import degrees
 from core2d.errors import InputError
-from core2d.media import to_uint8, write_video
+from core2d.media import to_uint8
 from core2d.models import bundled
 from core2d.run import pick_device, pick_dtype, plain
 from core2d.sheets import check_singles, save_sheet
+from core2d.videos import write_video
 from gen3d.camera_projection import PictureReader
 from gen3d.data.single_picture import Subject, on_background, read_subject
 from gen3d.toybox_likeness import ADVICE, KNOWN, likeness

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from core2d.cameras import Cameras, degrees, orbit
-from core2d.media import image_grid, save_image, to_uint8, write_video
+from core2d.media import image_grid, save_image, to_uint8
 from core2d.toybox import world
+from core2d.videos import write_video
 from gen3d.mesh import TexturedMesh, render_mesh
 
 ELEVATION = 20.0  # degrees, of previews and turntables

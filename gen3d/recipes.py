@@ -10,7 +10,7 @@ import tyro
 
 from core2d.errors import InputError
 from core2d.models import resolve
-from core2d.recipes import LONGEST_PROMPT, Prompts, Recipe, check_between
+from core2d.recipes import Prompts, Recipe, check_between, check_prompt, read_prompts
 from core2d.run import IMAGE_SUFFIXES, check_output
 
 MESH_SUFFIXES = (".glb", ".obj", ".ply", ".stl")
@@ -227,28 +227,3 @@ class MeshCheckRecipe:
 
     def check(self) -> None:
         """What can be wrong is seen when the file is read."""
-
-
-def check_prompt(prompt: str) -> None:
-    """Raise `InputError` for a prompt that is empty or endless."""
-    if not prompt.strip():
-        raise InputError('a prompt is empty: say what to make, such as "a red mug"')
-    if len(prompt) > LONGEST_PROMPT:
-        raise InputError(f"a prompt has {len(prompt)} characters: the limit is {LONGEST_PROMPT}")
-
-
-def read_prompts(path: Path) -> list[str]:
-    """The prompts in a text file, one a line, without empty lines and comments.
-
-    Raises:
-        InputError: it cannot be read, or holds none.
-    """
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror
-        raise InputError(f"cannot read the prompts in {path}: {reason}") from error
-    prompts = [line for line in lines if line and not line.startswith("#")]
-    if not prompts:
-        raise InputError(f"{path} holds no prompt: write one a line")
-    return prompts

@@ -76,7 +76,7 @@ def load_prior(recipe: TextToMeshRecipe) -> Backbone:
     config = config_of(recipe)
     for prompt in recipe.all_prompts():
         check_length(prior, prompt, recipe.views)
-    sys.stderr.write(f"{config.steps} steps, {memory_needed(prior, config, recipe.views)}\n")
+    sys.stderr.write(f"{config.steps} steps, {memory_needed(prior, config)}\n")
     return prior
 
 

@@ -121,6 +121,7 @@ class ViewPairTask:
             "weight": self.schedule.min_snr_weight(timesteps, floor=self.snr_floor),
             "picture": self.pairs.mean[chosen, first].float(),  # the mode, unscaled
             "embedding": self.pairs.embedding[chosen, first].float(),
+            "stand": standing(self.pairs.sphere[chosen, first]),
             "view": view_between(self.pairs.sphere[chosen, first], self.pairs.sphere[chosen, second]),
             "with_tokens": ((lot >= 3 * self.drop) | ((lot >= self.drop) & (lot < 2 * self.drop))).float(),
             "with_picture": ((lot >= 3 * self.drop) | (lot < self.drop)).float(),
@@ -128,14 +129,19 @@ class ViewPairTask:
         return {name: value[positions] for name, value in rows.items()}
 
     def loss(self, model: ViewConditioned, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float | Tensor]]:
-        """min-SNR weighted mean squared error of the prediction."""
+        """min-SNR weighted mean squared error of the prediction, and a reader's error of where the camera stands."""
         told = (batch["embedding"], batch["view"], batch["picture"])
         tokens = model.projection(*told) * batch["with_tokens"][:, None, None]
         picture = batch["picture"] * batch["with_picture"][:, None, None, None]
         joined = torch.cat([batch["noisy"], picture], dim=1)  # (n, 2c, h, w)
         predicted = model.unet(joined, batch["timesteps"], encoder_hidden_states=tokens).sample.float()
         error = (predicted - batch["target"]).square().mean(dim=(1, 2, 3))  # (n,)
-        return (error * batch["weight"]).mean(), {"mse": error.detach().mean()}
+        loss = (error * batch["weight"]).mean()
+        if not isinstance(model.projection, PictureReader):
+            return loss, {"mse": error.detach().mean()}
+        # left to the UNet's error alone, what is read as elevation drifts to whatever it likes to be told
+        stood = stand_error(model.projection.read(batch["embedding"], batch["picture"])[1], batch["stand"])
+        return loss + stood, {"mse": error.detach().mean(), "camera": stood.detach()}
 
 
 @dataclass
@@ -173,8 +179,13 @@ class ReadingTask:
         """Squared errors of the words and of the camera."""
         words, stand = model.read(batch["embedding"], batch["picture"])
         said = (words.float() - batch["words"]).square().mean()
-        stood = (stand - batch["stand"]).square().sum(1).mean()
+        stood = stand_error(stand, batch["stand"])
         return said + stood, {"words": said.detach(), "camera": stood.detach()}
+
+
+def stand_error(read: Tensor, true: Tensor) -> Tensor:
+    """() mean squared distance of what is read of cameras (n, 4) from how they stand."""
+    return (read - true).square().sum(1).mean()
 
 
 def view_between(source: Tensor, target: Tensor) -> Tensor:

@@ -60,6 +60,18 @@ It learned from objects on white, eight random sides of each; the classes in `ge
 picture counts below as one side of an object.
 """,
     ),
+    "toybox-motion": (
+        "Motion modules of Toybox: text to clips",
+        """\
+A MotionAdapter in diffusers' layout (AnimateDiff, 2307.04725) for the UNet of toybox-sd, which stays as it is. It
+learned from clips of 16 frames, 8 a second; in four of ten the first frame, the last or both were given without noise,
+so that it also goes on from a picture. The noise schedule is that of toybox-sd, not the linear one of published
+modules. Pairs of class and motion held out of training are in `core2d/toybox/world.py`. A picture counts below as one
+frame.
+
+    UNetMotionModel.from_unet2d(unet, MotionAdapter.from_pretrained("assets/toybox-motion"))
+""",
+    ),
 }
 LIMITS = """\
 They know Toybox and nothing else: words outside its grammar mean little to them, photographs nothing. Pictures are
@@ -85,7 +97,8 @@ Of the last kept training of each stage, on the tuning seeds. The reported numbe
 
 
 def _training(lines: list[dict]) -> Iterable[str]:
-    yield f"Data: Toybox v{world.VERSION}, drawn by `core2d/toybox`; recipes: `core2d/bundled` and `gen3d/bundled.py`."
+    recipes = "`core2d/bundled`, `gen3d/bundled.py` and `genvideo/bundled.py`"
+    yield f"Data: Toybox v{world.VERSION}, drawn by `core2d/toybox`; recipes: {recipes}."
     yield "One row a call of `python scripts/train_bundled.py STAGE`:\n"
     yield "| stage | kept | pictures | size | steps | batch | learning rate | hours | machine |"
     yield "|---|---|---|---|---|---|---|---|---|"

@@ -14,11 +14,11 @@ from torch.nn import functional as F
 
 from core2d.run import atomic_path, write_json
 from core2d.toybox import world
+from core2d.toybox.clips import draw_clips, words_of
 from core2d.toybox.dataset import Pictures, draw, to_bytes
-from core2d.toybox.judge import CLIP_FRAMES, REJECT, MotionJudge, PictureJudge
+from core2d.toybox.judge import REJECT, MotionJudge, PictureJudge
 from core2d.toybox.rejects import draw_rejects
-from core2d.toybox.render import render
-from core2d.toybox.scene import moment, still
+from core2d.toybox.scene import still
 from core2d.training import TrainingRecipe, step_generator
 
 SEED = world.JUDGE_SEEDS[0]
@@ -49,21 +49,9 @@ def reject_pictures(cache: Path, count: int, size: int = 64) -> np.ndarray:
 
 def judge_clips(cache: Path, count: int, size: int = 64) -> tuple[np.ndarray, Tensor]:
     """(count, frames, 3, size, size) uint8 clips and their motion (count,) as an index into `world.MOTIONS`."""
-    path = cache / f"v{world.VERSION}-clips-{size}px-{count}.npy"
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shape = (count, CLIP_FRAMES, 3, size, size)
-        clips = np.lib.format.open_memmap(path.with_suffix(".part"), "w+", np.uint8, shape)
-        for start in range(0, count, 16):
-            chunk = range(start, min(start + 16, count))
-            frames = [moment(SEED, i, frame, CLIP_FRAMES) for i in chunk for frame in range(CLIP_FRAMES)]
-            rgb = to_bytes(render(frames, size).rgb).transpose(0, 3, 1, 2)
-            clips[start : start + 16] = rgb.reshape(-1, CLIP_FRAMES, 3, size, size)
-        clips.flush()
-        path.with_suffix(".part").replace(path)
-    words = (str(moment(SEED, i, 0, CLIP_FRAMES).motion) for i in range(count))
-    motions = torch.tensor([world.MOTIONS.index(word) for word in words])
-    return np.load(path, mmap_mode="r"), motions
+    clips = draw_clips(cache / f"v{world.VERSION}-clips-{size}px-{count}.npy", SEED, count, size)
+    _, motions = words_of(SEED, count)
+    return clips, torch.tensor([world.MOTIONS.index(word) for word in motions])
 
 
 @dataclass

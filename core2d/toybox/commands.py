@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from core2d.media import image_grid, save_image, write_video
+from core2d.media import image_grid, save_image
 from core2d.toybox.dataset import to_bytes
 from core2d.toybox.render import render
 from core2d.toybox.sample import clip as clip_samples
 from core2d.toybox.sample import sample as one_sample
 from core2d.toybox.scene import still
+from core2d.videos import write_video
 
 if TYPE_CHECKING:
     from core2d.recipes import ToyboxClipRecipe, ToyboxSampleRecipe, ToyboxSheetRecipe

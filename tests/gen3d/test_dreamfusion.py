@@ -12,6 +12,7 @@ from scipy.spatial import KDTree
 
 from core2d.backbone import Backbone
 from core2d.cameras import orbit
+from core2d.guidance import PerpNegDistillation, ScoreDistillation
 from core2d.oracle import OracleBackbone
 from core2d.toybox import world
 from core2d.toybox.captions import background_phrase
@@ -45,6 +46,35 @@ def test_a_step_is_a_function_of_seed_and_step(prior: Backbone) -> None:
     torch.testing.assert_close(turns, torch.tensor([0.0, 1 / 3, 2 / 3]))
     near, far = world.CAMERA_RADIUS
     assert ((first["radius"] >= near) & (first["radius"] <= far)).all()
+
+
+def test_words_are_told_from_where_they_fit(prior: Backbone) -> None:
+    """Each camera has a word of Toybox for its view; all four words are used, the one overhead seldom."""
+    task = DreamFusionTask(Model(0), prior, "a red mug", CONFIG, views="words", seed=3)
+    seen = []
+    for step in range(300):
+        rows = task.batch(step, torch.arange(2), 2)
+        sides = zip(rows["azimuth"].rad2deg().tolist(), rows["elevation"].rad2deg().tolist(), strict=True)
+        words = [world.view_word(*side) for side in sides]
+        assert (words[0] == "overhead") == (words[1] == "overhead")
+        turned = math.degrees(rows["azimuth"][1] - rows["azimuth"][0])
+        assert abs(turned - 180) <= 20 and (words[0] == "side") == (words[1] == "side")
+        seen += words
+    shares = {word: seen.count(word) / len(seen) for word in seen}
+    assert shares.keys() == set(world.VIEWS)
+    assert 0.05 < shares["overhead"] < 0.15 and 0.35 < shares["side"] < 0.55
+
+
+def test_words_of_published_priors_are_mixed_and_guided(tiny_folder) -> None:
+    """They get Perp-Neg, mixed words and cameras from everywhere; a prior of Toybox is asked plainly."""
+    task = DreamFusionTask(Model(0), Backbone.load(tiny_folder("sd1")), "a red mug", CONFIG)
+    ours = DreamFusionTask(Model(0), Backbone.load(tiny_folder("sd1", camera=True)), "a red mug", CONFIG, views="words")
+    (theirs,), first = task.guidance.values(), next(iter(ours.guidance.values()))
+    assert isinstance(theirs, PerpNegDistillation) and theirs.config.wording.interpolate
+    assert type(first) is ScoreDistillation and not first.config.wording.interpolate
+    assert first.config.guidance_scale == 1
+    turns = task.batch(4, torch.arange(3), 3)["azimuth"] / (2 * math.pi)
+    torch.testing.assert_close(turns - turns[0], torch.tensor([0.0, 1 / 3, 2 / 3]))
 
 
 def test_no_background_hides_the_object(prior: Backbone) -> None:

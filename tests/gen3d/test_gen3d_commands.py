@@ -16,8 +16,9 @@ import torch
 from helpers.mesh_fields import BOX, arrows, checker, psnr, soft, sphere
 from safetensors.torch import load_file, save_file
 
-from core2d.media import read_image, read_video
+from core2d.media import read_image
 from core2d.run import write_json
+from core2d.videos import read_video
 from gen3d import shape_runs, text_to_mesh
 from gen3d.cli import main
 from gen3d.mesh import TexturedMesh, build_mesh, check_mesh, load_mesh, save_mesh

@@ -24,7 +24,8 @@ from safetensors.torch import load_file
 from scipy.spatial import KDTree
 
 from core2d.checkpoints import newest_checkpoint
-from core2d.media import read_image, read_video
+from core2d.media import read_image
+from core2d.videos import read_video
 from gen3d import nerf_export, nerf_run
 from gen3d.cli import main
 from gen3d.data.photographs import Photographs

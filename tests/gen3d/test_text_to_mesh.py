@@ -26,8 +26,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from core2d.backbone import Backbone
-from core2d.media import read_image, read_image_text, read_video
+from core2d.media import read_image, read_image_text
 from core2d.run import main_guard, plain
+from core2d.videos import read_video
 from gen3d import gallery, shape_runs, text_to_mesh
 from gen3d.cli import main
 from gen3d.dreamfusion import DreamFusionTask

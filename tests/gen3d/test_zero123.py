@@ -18,9 +18,10 @@ from core2d.camera_token import camera_features
 from core2d.cameras import degrees, orbit, relative_view
 from core2d.errors import InputError
 from core2d.guidance import ScoreDistillationConfig
-from core2d.media import read_image, read_video
+from core2d.media import read_image
 from core2d.schedule import NoiseSchedule
 from core2d.training import TrainingRecipe, train
+from core2d.videos import read_video
 from gen3d.camera_projection import CameraProjection, PictureReader, moved, standing
 from gen3d.data.renders import Renders
 from gen3d.zero123 import NovelViews, ViewDistillation, Zero123, nothing, orbit_views, view_by
@@ -299,6 +300,18 @@ def test_dropped_conditions_are_those_of_guidance(model: Zero123):
     predicted = unet(joined, batch["timesteps"], encoder_hidden_states=tokens).sample
     error = (predicted - batch["target"]).square().mean((1, 2, 3))
     torch.testing.assert_close(loss, (error * batch["weight"]).mean())
+
+
+def test_a_reader_keeps_reading_while_the_unet_learns(model: Zero123):
+    """Its own error of the camera is part of the loss, of the picture that is seen and not of the one to draw."""
+    parts = tiny_zero123(seed=1, reads=True, sample_size=8)
+    assert isinstance(parts.projection, PictureReader)
+    task = ViewPairTask(ViewConditioned(parts.unet, parts.projection), *pairs_and_schedule(model), seed=5)
+    rows = task.batch(0, torch.arange(8), 8)
+    stand = parts.projection.read(rows["embedding"], rows["picture"])[1]
+    stood = (stand - rows["stand"]).square().sum(1).mean()
+    right = task.loss(task.model, rows | {"stand": stand.detach()})[0]
+    torch.testing.assert_close(task.loss(task.model, rows)[0] - right, stood)
 
 
 def test_training_killed_and_resumed_is_the_unbroken_one(model: Zero123, tmp_path: Path):

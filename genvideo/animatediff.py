@@ -1,0 +1,259 @@
+"""AnimateDiff (Guo et al. 2023, 2307.04725): a clip from a sentence, by the prior that draws pictures.
+
+    pipeline = AnimateDiff.from_pretrained("toybox-sd", "toybox-motion")
+    clip = pipeline("a red mug spinning clockwise", seed=0).frames[0]  # (16, 3, 64, 64) in [0, 1]
+
+What it samples is what diffusers' `AnimateDiffPipeline` samples from the same weights, scheduler and generators. It
+adds one generator for each clip, clips longer than the module's window (`genvideo.windows`), frames that are given, and
+a clip to start from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+from core2d.backbone import Backbone
+from core2d.errors import InputError
+from core2d.models.families import TextCondition
+from core2d.models.schedulers import make_scheduler
+from core2d.sampling import Guided, OnStep, denoise
+from genvideo.motion import MotionBackbone, as_clips, as_rows
+from genvideo.motion_formats import read_motion
+from genvideo.windows import blend, window_starts, window_weights
+
+# On which the published modules were trained, whatever their backbone was (2307.04725, configs of the authors' code).
+PUBLISHED_BETAS = {"beta_schedule": "linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False,
+                   "steps_offset": 1}  # fmt: skip
+FRAMES = 16  # of a clip, and of a window: what modules are trained on
+
+
+@dataclass(frozen=True)
+class AnimateDiffOutput:
+    """`frames`: (n, f, 3, H, W) in [0, 1], or latents (n, c, f, h, w)."""
+
+    frames: Tensor
+
+
+class AnimateDiff:
+    """A lifted prior and a scheduler that together draw clips from text.
+
+    Args:
+        prior: with its motion modules.
+        scheduler: of diffusers, by name or made; by default that of the prior.
+        takes_frames: whether the modules were trained with frames that are given without noise.
+    """
+
+    def __init__(
+        self, prior: MotionBackbone, scheduler: SchedulerMixin | str | None = None, takes_frames: bool = False
+    ):
+        self.prior, self.takes_frames = prior, takes_frames
+        self.scheduler = make_scheduler(prior.scheduler_config, scheduler)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path = "toybox-sd",
+        motion: str | Path = "toybox-motion",
+        device: str | torch.device = "cpu",
+        dtype: str | torch.dtype | None = None,
+    ) -> AnimateDiff:
+        """Load a 2D model as `Backbone.load` does, and motion modules as `read_motion` does.
+
+        Raises:
+            InputError: one cannot be read, or they do not fit together.
+        """
+        flat, modules = Backbone.load(model, device, dtype), read_motion(motion)
+        prior = MotionBackbone(flat, modules.motion, FRAMES, modules.norms)
+        if modules.is_published:
+            prior.use_schedule(flat.scheduler_config | PUBLISHED_BETAS)
+        return cls(prior, takes_frames=modules.takes_frames)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | list[str],
+        *,
+        negative_prompt: str = "",
+        num_frames: int = FRAMES,
+        num_inference_steps: int = 25,
+        guidance_scale: float = 5.0,
+        guidance_rescale: float = 0.0,
+        generator: list[torch.Generator] | None = None,
+        seed: int | None = None,
+        scheduler: SchedulerMixin | str | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        latents: Tensor | None = None,
+        given: Mapping[int, Tensor] | None = None,
+        video: Tensor | None = None,
+        strength: float = 0.6,
+        window: int | None = None,
+        overlap: int | None = None,
+        decode_chunk_size: int = 16,
+        output_type: str = "pt",
+        callback_on_step_end: OnStep | None = None,
+    ) -> AnimateDiffOutput:
+        """Draw a clip for each of n prompts.
+
+        Args:
+            negative_prompt: what to steer away from.
+            num_frames: of each clip; more than `window` are drawn in overlapping windows.
+            guidance_scale: uncond + scale (cond - uncond); 1 and less switch guidance off.
+            generator: one for each clip, or a seed: clip i starts from seed + i, whatever else is drawn with it.
+            latents: (n, c, f, h, w) standard normal noise to start from.
+            given: pictures (3, H, W) in [0, 1] by the frame that they are to be; -1 is the last.
+            video: (f, 3, H, W) in [0, 1], to be drawn anew; its frames and size count.
+            strength: in (0, 1], how much of `video` is noise at the start.
+            window: frames at once, by default 16; `overlap` of them are shared by neighbours, by default a quarter.
+            decode_chunk_size: frames decoded at a time; it does not change results.
+            output_type: "pt" or "latent".
+            callback_on_step_end: called as (step, timestep, {"latents": ...}); may return a dict with other latents.
+
+        Raises:
+            InputError: a prompt that is empty or too long, numbers, sizes or arguments that are not possible.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        if not prompts or any(not one.strip() for one in prompts):
+            raise InputError('a prompt is empty: say what to show, such as "a red mug spinning clockwise"')
+        if not 1 <= num_inference_steps <= self.prior.num_train_timesteps:
+            raise InputError(f"{num_inference_steps} denoising steps are not possible: give 1 to "
+                             f"{self.prior.num_train_timesteps}")  # fmt: skip
+        if video is not None:
+            num_frames, (height, width) = len(video), video.shape[-2:]
+        windows = self._windows(num_frames, window, overlap)
+        shape = (len(prompts), self.prior.latent_channels, num_frames, *self._latent_size(height, width))
+        generators = _generators(generator, seed, len(prompts))
+        noise = randn_tensor(shape, generators, self.prior.device, torch.float32) if latents is None else latents
+        if noise.shape != shape:
+            raise InputError(f"latents have shape {tuple(noise.shape)} where {shape} is needed")
+
+        known = self._known(given or {}, shape)
+        step = make_scheduler(self.prior.scheduler_config, scheduler or self.scheduler)
+        step.set_timesteps(num_inference_steps, device=self.prior.device)
+        begin, start = 0, noise * getattr(step, "init_noise_sigma", 1.0)
+        if video is not None:
+            begin, start = self._noisy(video, noise, step, strength)
+        unconditional = self.prior.encode_text([negative_prompt]) if guidance_scale > 1 else None
+        guide = _Clips(self.prior, self.prior.encode_text(prompts), unconditional, guidance_scale, guidance_rescale,
+                       windows, known, list(step.timesteps))  # fmt: skip
+        found = known.put_into(denoise(guide, start, step, generators, callback_on_step_end, begin))
+        if output_type == "latent":
+            return AnimateDiffOutput(found)
+        return AnimateDiffOutput(self.prior.decode_clips(found, decode_chunk_size).transpose(1, 2))
+
+    def _windows(self, frames: int, window: int | None, overlap: int | None) -> Windows:
+        window = min(window or FRAMES, frames)
+        overlap = window // 4 if overlap is None else overlap
+        if frames < 1:
+            raise InputError(f"a clip of {frames} frames is not possible: give 1 or more")
+        if not 1 <= window <= self.prior.window:
+            raise InputError(f"a window of {window} frames is not possible: the motion modules know up to "
+                             f"{self.prior.window}; longer clips are drawn in windows by themselves")  # fmt: skip
+        if not 0 <= overlap < window:
+            raise InputError(f"windows of {window} frames cannot overlap by {overlap}: give 0 to {window - 1}")
+        return Windows(frames, window, overlap)
+
+    def _latent_size(self, height: int | None, width: int | None) -> tuple[int, int]:
+        factor = self.prior.vae_scale_factor
+        sides = [self.prior.image_size if side is None else side for side in (height, width)]
+        for side in sides:
+            if side < factor or side % factor:
+                raise InputError(f"a side of {side} pixels is not possible: give a multiple of {factor}")
+        return sides[0] // factor, sides[1] // factor
+
+    def _known(self, given: Mapping[int, Tensor], shape: tuple[int, ...]) -> Known:
+        """The latents of given frames, for every clip alike."""
+        if given and not self.takes_frames:
+            raise InputError("these motion modules take no given frames: use toybox-motion, or modules trained "
+                             "with frames that are given")  # fmt: skip
+        frames, factor = shape[2], self.prior.vae_scale_factor
+        latents, mask = torch.zeros(shape[1:]), torch.zeros(frames, dtype=torch.bool)
+        for index, picture in given.items():
+            if not -frames <= index < frames:
+                raise InputError(f"frame {index} is given, and the clip has frames 0 to {frames - 1}")
+            if picture.shape[-2:] != (shape[3] * factor, shape[4] * factor):
+                raise InputError(f"a given frame has {picture.shape[-1]} x {picture.shape[-2]} pixels, the clip "
+                                 f"{shape[4] * factor} x {shape[3] * factor}")  # fmt: skip
+            latents[:, index] = self.prior.encode_images(picture[None].float())[0].cpu()
+            mask[index] = True
+        return Known(latents.to(self.prior.device), mask.to(self.prior.device))
+
+    def _noisy(self, video: Tensor, noise: Tensor, scheduler: Any, strength: float) -> tuple[int, Tensor]:
+        """The step to begin with, and the latents of a clip, as noisy as there."""
+        if not 0 < strength <= 1:
+            raise InputError(f"a strength of {strength} is not possible: give more than 0, and up to 1")
+        steps = len(scheduler.timesteps)
+        begin = min(round(steps * (1 - strength)), steps - 1)
+        clean = self.prior.encode_clips(video.transpose(0, 1)[None].float()).to(noise)  # (1, c, f, h, w)
+        first = scheduler.timesteps[begin : begin + 1]
+        return begin, scheduler.add_noise(clean.expand_as(noise), noise, first.expand(len(noise)))
+
+
+@dataclass(frozen=True)
+class Windows:
+    """How the frames of a clip are divided."""
+
+    frames: int
+    window: int
+    overlap: int
+
+
+@dataclass(frozen=True)
+class Known:
+    """Frames that are given: latents (c, f, h, w), and which they are (f,)."""
+
+    latents: Tensor
+    mask: Tensor
+
+    def put_into(self, clips: Tensor) -> Tensor:
+        """Clips (b, c, f, h, w) with these frames in place of theirs."""
+        return torch.where(self.mask[:, None, None], self.latents.to(clips), clips)
+
+
+@dataclass(frozen=True)
+class _Clips:
+    """The guided output for clips (b, c, f, h, w) at t, window by window."""
+
+    prior: MotionBackbone
+    condition: TextCondition
+    unconditional: TextCondition | None
+    scale: float
+    rescale: float
+    windows: Windows
+    known: Known
+    timesteps: list[Tensor]
+
+    def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
+        frames, window = self.windows.frames, self.windows.window
+        starts = window_starts(frames, window, self.windows.overlap, self.timesteps.index(t))
+        x_t = self.known.put_into(x_t)
+        parts = [self._predict(x_t[:, :, start : start + window], t) for start in starts]
+        return blend(parts, starts, frames, window_weights(window, self.windows.overlap))
+
+    def _predict(self, clips: Tensor, t: Tensor) -> Tensor:
+        """The output for clips that the modules know the length of."""
+        frames = clips.shape[2]
+        self.prior.frames = frames
+        condition = self.condition.repeat_interleave(frames)
+        guide = Guided(self.prior, condition, self.unconditional, self.scale, self.rescale)
+        return as_clips(guide(as_rows(clips), t), frames)
+
+
+def _generators(given: list[torch.Generator] | None, seed: int | None, count: int) -> list[torch.Generator]:
+    """One generator for each clip."""
+    if given is not None and seed is not None:
+        raise InputError("give a seed or generators, not both")
+    if given is None:
+        seed = int(torch.randint(2**31, ())) if seed is None else seed
+        return [torch.Generator().manual_seed(seed + index) for index in range(count)]
+    if len(given) != count:
+        raise InputError(f"{len(given)} generators for {count} clips: give one for each, or a seed")
+    return list(given)

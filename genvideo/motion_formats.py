@@ -1,0 +1,232 @@
+"""The published files of motion modules (AnimateDiff v1, v2, v3), read and written, in both key styles.
+
+`original`   one file of the authors' code (mm_sd_v15_v2.ckpt): `down_blocks.0.motion_modules.0.temporal_transformer...`
+`diffusers`  a folder with config.json and safetensors: `down_blocks.0.motion_modules.0. ...`
+
+What the original code computes and diffusers does not: the norm at the start of each module sees one frame at a time,
+and in v1 the norms of the UNet's own residual blocks see all frames together. A file of the original code is read as
+that code would run it, see `genvideo.norms`; a folder as diffusers would.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from diffusers.models.unets.unet_motion_model import MotionAdapter
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from core2d.errors import InputError
+from core2d.models import bundled
+from core2d.models.loading import load_model, read_json, read_manifest, save_model
+from core2d.models.manifests import Comparison, compare_keys, manifest_of
+from core2d.models.pickles import read_state
+from core2d.run import atomic_path, write_json
+
+Style = Literal["original", "diffusers"]
+PICKLES = (".ckpt", ".pth", ".pt", ".bin")
+OURS = "liftkit.json"  # beside config.json: what no published module can do
+SETTINGS = "liftkit_settings"  # in the metadata of a safetensors file: what shapes do not tell
+V1_WINDOW = 24
+RENAMES = (  # original, diffusers
+    (".temporal_transformer.", "."), (".attention_blocks.0.", ".attn1."), (".attention_blocks.1.", ".attn2."),
+    (".norms.0.", ".norm1."), (".norms.1.", ".norm2."), (".ff_norm.", ".norm3."),
+)  # fmt: skip
+PLACE = re.compile(r"((?:down|up)_blocks\.\d+|mid_block)\.motion_modules\.\d+\.")
+
+
+@dataclass(frozen=True)
+class Norms:
+    """What the norms of an inflated UNet see.
+
+    Attributes:
+        motion: those of the motion modules, one frame at a time or the whole clip.
+        residual: those of the UNet's own residual blocks.
+    """
+
+    motion: Literal["frame", "clip"] = "clip"
+    residual: Literal["frame", "clip"] = "frame"
+
+
+@dataclass(frozen=True)
+class MotionFile:
+    """Motion modules and what is known of them.
+
+    Attributes:
+        motion: frozen, in eval mode, on the CPU.
+        norms: as they were trained.
+        takes_frames: whether they were trained with frames that are given without noise.
+        report: how the tensors found differ from what the modules need; nothing missing or of another shape.
+        matched: how many tensors were taken.
+    """
+
+    motion: MotionAdapter
+    norms: Norms
+    takes_frames: bool
+    report: Comparison
+    matched: int
+
+    @property
+    def is_published(self) -> bool:
+        """Whether AnimateDiff's own noise schedule belongs to them: all but ours, which follow their backbone."""
+        return not self.takes_frames
+
+
+def read_motion(name_or_path: str | Path, heads: int | None = None) -> MotionFile:
+    """Read motion modules: a bundled name, a folder, or a file (.safetensors; .ckpt through the allow-list reader).
+
+    Args:
+        heads: of the attention over time, which no tensor tells; 8 in all published files.
+
+    Raises:
+        InputError: nothing there, or something that holds no complete motion modules.
+    """
+    path = bundled().get(str(name_or_path), Path(name_or_path).expanduser())
+    if path.is_dir():
+        return _read_folder(path)
+    if not path.is_file():
+        raise InputError(f"no motion modules at {path}: give a bundled name such as toybox-motion, a folder, or a file")
+    return _read_file(path, heads)
+
+
+def write_motion(path: Path, motion: MotionAdapter, style: Style = "diffusers", takes_frames: bool = False,
+                 dtype: torch.dtype | None = None) -> None:  # fmt: skip
+    """Write motion modules, whole or not at all.
+
+    Args:
+        path: of a folder for `diffusers`, of a .safetensors file for `original`.
+        takes_frames: said in a folder only.
+        dtype: of the weights; as they are by default.
+    """
+    if style == "diffusers":
+        with atomic_path(path) as folder:
+            save_model(motion, folder, dtype)
+            if takes_frames:
+                write_json(folder / OURS, {"takes_frames": True})
+        return
+    if path.suffix != ".safetensors":
+        raise InputError(f"cannot write {path}: a file of motion modules ends in .safetensors")
+    state = {name: value.detach().to("cpu", dtype).contiguous() for name, value in to_original(motion).items()}
+    said = {"format": "pt", SETTINGS: str(motion.config["motion_num_attention_heads"])}
+    with atomic_path(path) as temporary:
+        save_file(state, temporary, metadata=said)
+
+
+# -- key styles ----------------------------------------------------------------------------------------------------
+
+
+def to_diffusers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors under diffusers' names: prefixes of wrapped models stripped, positional encodings left out."""
+    renamed = {}
+    for name, value in state.items():
+        place = PLACE.search(name)
+        if place is None:
+            renamed[name] = value
+            continue
+        name = name[place.start() :]  # without "module." and the like
+        for original, here in RENAMES:
+            name = name.replace(original, here)
+        if ".pos_encoder." not in name and ".pos_embed." not in name:
+            renamed[name] = value
+    return renamed
+
+
+def to_original(motion: MotionAdapter) -> dict[str, Tensor]:
+    """The tensors of motion modules under the names of the original code, positional encodings in each attention."""
+    state = {}
+    for name, value in motion.state_dict().items():
+        name = name.replace(".motion_modules.", ".motion_modules#")  # the place stays as it is
+        place, _, rest = name.partition("#")
+        index, _, rest = rest.partition(".")
+        rest = f".{rest}"
+        for original, here in RENAMES[1:]:
+            rest = rest.replace(here, original)
+        start = f"{place}.{index}.temporal_transformer"
+        if ".pos_embed." in rest:
+            block = rest.removesuffix(".pos_embed.pe")
+            for attention in (0, 1):
+                state[f"{start}{block}.attention_blocks.{attention}.pos_encoder.pe"] = value.clone()
+        else:
+            state[start + rest] = value
+    return state
+
+
+def config_of(state: Mapping[str, Tensor], window: int, heads: int) -> dict[str, Any]:
+    """The config of the modules that tensors under diffusers' names are of; InputError where they are of none."""
+    shapes = {name: tuple(value.shape) for name, value in state.items() if PLACE.match(name)}
+    blocks = [
+        name for name in shapes if name.startswith("down_blocks.") and name.endswith(".motion_modules.0.norm.weight")
+    ]
+    if not blocks:
+        raise InputError(
+            "no tensor has the name of a motion module, such as down_blocks.0.motion_modules.0.norm.weight"
+        )
+    down = {int(name.split(".")[1]): shapes[name][0] for name in blocks}
+    if sorted(down) != list(range(len(down))):
+        raise InputError(f"motion modules of the blocks {sorted(down)} are there, and those between are not")
+    layers = 1 + max(int(name.split(".")[3]) for name in shapes if name.startswith("down_blocks."))
+    return {
+        "block_out_channels": tuple(down[index] for index in range(len(down))),
+        "motion_layers_per_block": layers,
+        "motion_num_attention_heads": heads,
+        "motion_norm_num_groups": 32 if all(channels % 32 == 0 for channels in down.values()) else 8,
+        "motion_max_seq_length": window,
+        "use_motion_mid_block": any(name.startswith("mid_block.") for name in shapes),
+    }
+
+
+# -- reading -------------------------------------------------------------------------------------------------------
+
+
+def _read_folder(folder: Path) -> MotionFile:
+    config = read_json(folder / "config.json")
+    if config.get("_class_name") != "MotionAdapter":
+        raise InputError(f"{folder} holds a {config.get('_class_name', 'model without a name')}, not motion modules")
+    motion = load_model(MotionAdapter, folder, torch.float32)
+    ours = read_json(folder / OURS) if (folder / OURS).is_file() else {}
+    return MotionFile(motion, Norms(), bool(ours.get("takes_frames")), Comparison([], [], []), len(motion.state_dict()))
+
+
+def _read_file(path: Path, heads: int | None) -> MotionFile:
+    if path.suffix == ".safetensors":
+        read_manifest([path])  # says what is wrong with a damaged one
+        state, said = load_file(path), _heads_in(path)
+    elif path.suffix in PICKLES:
+        state, said = read_state(path), None
+    else:
+        raise InputError(f"{path} is no file of motion modules: give .safetensors or {', '.join(PICKLES)}")
+    encodings = [value.shape[1] for name, value in state.items() if name.endswith((".pos_encoder.pe", ".pos_embed.pe"))]
+    original = any("temporal_transformer" in name for name in state)
+    found = to_diffusers(state)
+    try:
+        config = config_of(found, min(encodings, default=32), heads or said or 8)
+    except InputError as error:
+        raise InputError(f"{path} holds no motion modules: {error}") from None
+    with torch.device("meta"):
+        expected = manifest_of(MotionAdapter.from_config(config))  # pyright: ignore[reportArgumentType]
+    needed = {name: shape for name, shape in expected.items() if ".pos_embed." not in name}
+    report = compare_keys(needed, {name: tuple(value.shape) for name, value in found.items()})
+    if report.missing or report.mismatched:
+        raise InputError(
+            f"{path} holds no complete motion modules: {len(report.missing)} of {len(needed)} tensors are missing, "
+            f"{len(report.mismatched)} have another shape (such as {(report.missing + report.mismatched)[0]})"
+        )
+    motion = MotionAdapter.from_config(config)
+    motion.load_state_dict({name: found[name].float() for name in needed}, strict=False)
+    first_version = original and not config["use_motion_mid_block"] and config["motion_max_seq_length"] == V1_WINDOW
+    norms = Norms("frame", "clip" if first_version else "frame") if original else Norms()
+    return MotionFile(motion.requires_grad_(False).eval(), norms, False, report, len(needed))
+
+
+def _heads_in(path: Path) -> int | None:
+    """The number of heads that a file of ours names."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        said = (file.metadata() or {}).get(SETTINGS, "")
+    return int(said) if said.isdigit() else None

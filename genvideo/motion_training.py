@@ -1,0 +1,165 @@
+"""Training what moves: motion modules, MotionLoRA and domain adapter of AnimateDiff (2307.04725, section 4).
+
+The three differ in which weights learn and from what; the task is one:
+
+    unet = only_motion(inflate(backbone.family.denoiser, fresh_motion(backbone.family.denoiser)))  # section 4.2
+    unet = motion_lora(unet, rank=8)          # section 4.3: one kind of motion, such as zooming in
+    unet = domain_adapter(unet, rank=8)       # section 4.1: the look of the clips, from single frames
+    train(MotionTask(unet, clips, backbone.schedule), recipe, run)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from diffusers.models.unets.unet_motion_model import UNetMotionModel
+from peft import LoraConfig
+from torch import Tensor
+
+from core2d.backbone import Backbone
+from core2d.schedule import NoiseSchedule
+from core2d.training import step_generator
+from genvideo.motion import IN_MOTION, temporal_parameters
+
+PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")  # of an attention
+
+
+@dataclass(frozen=True)
+class EncodedClips:
+    """n clips as the UNet meets them.
+
+    Attributes:
+        latents: (n, c, f, h, w) float16, scaled; the mode of each frame.
+        words: (n, tokens, d) float16, what the text tower makes of the captions.
+        empty: (1, tokens, d) of the empty caption.
+    """
+
+    latents: Tensor
+    words: Tensor
+    empty: Tensor
+
+    def frame(self, index: int) -> EncodedClips:
+        """Clips of one frame each."""
+        return EncodedClips(self.latents[:, :, index : index + 1], self.words, self.empty)
+
+
+@dataclass
+class MotionTask:
+    """Denoises clips; some frames of some of them are given, without noise, and the others are to go on from there.
+
+    A module so trained draws a clip from its first frame, or between two, without further layers: to the frozen 2D
+    layers a clean frame is one they would leave as it is, and the temporal layers pass on what it shows.
+
+    Attributes:
+        model: its parameters with gradients are trained.
+        clips: what it learns from.
+        schedule: of the noise.
+        drop: share of captions that are dropped.
+        given: share of clips of which the first frame is given, of which the last, and of which both.
+        snr_floor: see `core2d.denoising.DenoisingTask`.
+    """
+
+    model: UNetMotionModel
+    clips: EncodedClips
+    schedule: NoiseSchedule
+    drop: float = 0.1
+    given: tuple[float, float, float] = (0.25, 0.05, 0.1)
+    snr_floor: float = 0.3
+    seed: int = 0
+
+    def batch(self, step: int, positions: Tensor, batch_size: int) -> dict[str, Tensor]:
+        """Noisy clips, their noise and time, their words, and which frames are given."""
+        generator = step_generator(self.seed, step)
+        chosen = torch.randint(len(self.clips.latents), (batch_size,), generator=generator)
+        latents = self.clips.latents[chosen].float()  # (n, c, f, h, w)
+        noise = torch.randn(latents.shape, generator=generator)
+        timesteps = torch.randint(self.schedule.num_train_timesteps, (batch_size,), generator=generator)
+        dropped = torch.rand(batch_size, generator=generator) < self.drop
+        given = given_frames(torch.rand(batch_size, generator=generator), latents.shape[2], self.given)  # (n, f)
+        noisy = self.schedule.add_noise(latents, noise, timesteps)
+        batch = {
+            "noisy": torch.where(given[:, None, :, None, None], latents, noisy),
+            "target": self.schedule.target(latents, noise, timesteps),
+            "timesteps": timesteps,
+            "weight": self.schedule.min_snr_weight(timesteps, floor=self.snr_floor),
+            "words": torch.where(dropped[:, None, None], self.clips.empty, self.clips.words[chosen]).float(),
+            "given": given,
+        }
+        return {name: value[positions] for name, value in batch.items()}
+
+    def loss(self, model: UNetMotionModel, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float | Tensor]]:
+        """min-SNR weighted mean squared error of the frames that are not given."""
+        frames = batch["noisy"].shape[2]
+        words = batch["words"].repeat_interleave(frames, dim=0)  # (n f, tokens, d)
+        predicted = model(batch["noisy"], batch["timesteps"], encoder_hidden_states=words).sample.float()
+        error = (predicted - batch["target"]).square().mean(dim=(1, 3, 4))  # (n, f)
+        asked = (~batch["given"]).float()
+        error = (error * asked).sum(1) / asked.sum(1).clamp(min=1)  # (n,)
+        return (error * batch["weight"]).mean(), {"mse": error.detach().mean()}
+
+
+def given_frames(lot: Tensor, frames: int, shares: tuple[float, float, float]) -> Tensor:
+    """(n, f) bool: which frames are given, by a number in [0, 1) for each clip; clips of one frame have none."""
+    first_until, last_until, both_until = torch.tensor(shares).cumsum(0)
+    both = (lot >= last_until) & (lot < both_until)
+    given = torch.zeros(len(lot), frames, dtype=torch.bool)
+    if frames > 1:
+        given[:, 0] = (lot < first_until) | both
+        given[:, -1] = ((lot >= first_until) & (lot < last_until)) | both
+    return given
+
+
+# -- which weights learn -------------------------------------------------------------------------------------------
+
+
+def only_motion(unet: UNetMotionModel) -> UNetMotionModel:
+    """Let the motion modules learn and nothing else; the same UNet."""
+    unet.requires_grad_(False)
+    for parameter in temporal_parameters(unet).values():
+        parameter.requires_grad_(True)
+    return unet
+
+
+def motion_lora(unet: UNetMotionModel, rank: int = 8) -> UNetMotionModel:
+    """Add low-rank layers to the attention over time, which learn and nothing else; the same UNet."""
+    return _with_lora(unet, "motion_lora", rank, in_motion=True)
+
+
+def domain_adapter(unet: UNetMotionModel, rank: int = 8) -> UNetMotionModel:
+    """Add low-rank layers to the attention within frames, which learn and nothing else; the same UNet."""
+    return _with_lora(unet, "domain_adapter", rank, in_motion=False)
+
+
+def _with_lora(unet: UNetMotionModel, name: str, rank: int, in_motion: bool) -> UNetMotionModel:
+    targets = [
+        layer for layer, _ in unet.named_modules() if layer.endswith(PROJECTIONS) and (IN_MOTION in layer) == in_motion
+    ]
+    unet.requires_grad_(False)
+    unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=targets), adapter_name=name)
+    for parameter_name, parameter in unet.named_parameters():
+        parameter.requires_grad_(f".{name}." in parameter_name)
+    return unet
+
+
+# -- what they learn from ------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def encode_clips(backbone: Backbone, clips, captions: list[str], at_once: int = 8) -> EncodedClips:
+    """What the frozen parts of a prior make of clips, once.
+
+    Args:
+        backbone: on the device that does the work.
+        clips: (n, f, 3, H, W) uint8, an array or a memory map.
+        captions: n.
+        at_once: clips encoded together.
+    """
+    parts = []
+    for start in range(0, len(clips), at_once):
+        frames = torch.as_tensor(clips[start : start + at_once]).to(backbone.device)  # (b, f, 3, H, W)
+        with torch.autocast(backbone.device.type, torch.bfloat16):
+            rows = backbone.encode_images(frames.flatten(0, 1).float() / 255)
+        parts.append(rows.unflatten(0, frames.shape[:2]).transpose(1, 2).half().cpu())
+    said = {caption: backbone.encode_text([caption]).tokens.half().cpu() for caption in {*captions, ""}}
+    return EncodedClips(torch.cat(parts), torch.cat([said[caption] for caption in captions]), said[""])

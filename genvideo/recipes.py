@@ -1,0 +1,121 @@
+"""What the commands of genvideo can be told: torch-free dataclasses whose docstrings are the help."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from core2d.errors import InputError
+from core2d.models import resolve
+from core2d.recipes import Output, Prompts, Recipe, check_between, check_prompt, check_prompt_length, read_prompts
+from core2d.run import check_output
+from core2d.videos import VIDEO_SUFFIXES, check_video_output
+
+OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH")]
+FASTEST, LONGEST = 240, 10_000  # frames a second, frames
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextToVideoRecipe(Recipe):
+    """Draw clips from text with the diffusion prior and its motion modules (AnimateDiff)."""
+
+    prompts: Prompts = ()
+    """What to show, such as "a red mug spinning clockwise"."""
+    prompts_file: Annotated[Path | None, tyro.conf.arg(name="prompts", metavar="FILE")] = None
+    """More of them, one a line; empty lines and lines that begin with # do not count."""
+    output: Output
+    """Clip to write: .mp4, .webm, .gif, .apng, or a folder of PNG frames; a strip of its frames lies beside it
+    (mug.strip.png). Several prompts, or a file of them, make a folder: a clip each, and contact-sheet.png; what is done
+    there already is kept."""
+    format: Literal["mp4", "webm", "gif", "apng"] = "mp4"
+    """Of the clips of several prompts."""
+    model: str = "toybox-sd"
+    """A bundled model (see `core2d models`), or the folder of an SD 1.x model."""
+    motion: str = "toybox-motion"
+    """Motion modules: a bundled name, a folder of diffusers, or a file such as mm_sd_v15_v2.ckpt."""
+    frames: int = 16
+    """Frames of a clip; more than a window are drawn in overlapping windows."""
+    fps: str = "8"
+    """Frames a second: a number or a fraction, such as 24000/1001."""
+    steps: int = 25
+    """Denoising steps."""
+    cfg: float = 5.0
+    """Classifier-free guidance scale: 1 follows the prompt freely, more follows it closely."""
+    negative_prompt: str = ""
+    """What the clips should not show."""
+    scheduler: Literal["ddim", "ddpm", "dpm++", "euler", "euler-a", "pndm", "unipc"] | None = None
+    """How the noise is taken away step by step; None takes the one that belongs to the motion modules."""
+    image: OptionalPath = None
+    """A picture to begin with: it becomes the first frame."""
+    last: OptionalPath = None
+    """A picture to end with: it becomes the last frame."""
+    video: OptionalPath = None
+    """A clip to draw anew, as far as --strength says; its frames and rate count."""
+    strength: float = 0.6
+    """How much of --video is forgotten, from 0 to 1."""
+    window: int = 16
+    """Frames that are drawn together."""
+    overlap: int | None = None
+    """Frames that neighbouring windows share; None is a quarter of a window."""
+
+    def check(self) -> None:
+        super().check()
+        for prompt in self.all_prompts():
+            check_prompt(prompt, "a red mug spinning clockwise")
+        check_prompt_length(self.negative_prompt)
+        check_between("--frames", self.frames, 1, LONGEST)
+        check_between("--steps", self.steps, 1, 1000)
+        check_between("--cfg", self.cfg, 0, 100)
+        check_between("--window", self.window, 1, LONGEST)
+        if self.overlap is not None:
+            check_between("--overlap", self.overlap, 0, self.window - 1)
+        if not 0 < self.strength <= 1:
+            raise InputError(f"--strength {self.strength}: give a number above 0, and up to 1")
+        check_between("--fps", float(self.rate), 0.01, FASTEST)
+        if self.video is not None and (self.image or self.last):
+            raise InputError("--video has its own first and last frame: leave out --image and --last")
+        for name, path in (("--image", self.image), ("--last", self.last), ("--video", self.video)):
+            if path is not None and not path.exists():
+                raise InputError(f"{name} {path}: no such file")
+        self.check_output()
+        resolve(self.model)
+
+    def check_output(self) -> None:
+        """Refuse a place where nothing can be written."""
+        if not self.makes_a_folder:
+            check_video_output(self.output)
+            if self.output.suffix:
+                check_output(self.strip, (".png",))
+            return
+        if self.output.suffix.lower() in VIDEO_SUFFIXES or self.output.is_file():
+            raise InputError(f"several prompts make a folder, and {self.output} is the name of a file: name a folder")
+        check_output(self.output / "contact-sheet.png", (".png",))
+
+    def all_prompts(self) -> tuple[str, ...]:
+        """Those on the command line, then those of the file, each once; InputError where there are none."""
+        found = [*self.prompts, *(() if self.prompts_file is None else read_prompts(self.prompts_file))]
+        if not found:
+            raise InputError('no prompt: give at least one, such as "a red mug spinning clockwise"')
+        return tuple(dict.fromkeys(prompt.strip() for prompt in found))
+
+    @property
+    def makes_a_folder(self) -> bool:
+        """Whether the output is a folder of clips."""
+        return self.prompts_file is not None or len(self.prompts) > 1
+
+    @property
+    def rate(self) -> Fraction:
+        """Frames a second; InputError where it is no number."""
+        try:
+            return Fraction(self.fps)
+        except (ValueError, ZeroDivisionError) as error:
+            raise InputError(f"--fps {self.fps}: give a number or a fraction, such as 8 or 24000/1001") from error
+
+    @property
+    def strip(self) -> Path:
+        """The picture of all frames beside a clip."""
+        return self.output.with_name(f"{self.output.stem}.strip.png")

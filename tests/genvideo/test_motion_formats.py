@@ -1,0 +1,144 @@
+"""Published motion modules, there and back, in both key styles."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.models.unets.unet_motion_model import MotionAdapter
+from safetensors.torch import load_file, save_file
+
+from core2d.backbone import Backbone
+from core2d.errors import InputError
+from core2d.models.manifests import UNET_CONFIGS
+from genvideo.motion import MotionBackbone, fresh_motion
+from genvideo.motion_formats import Norms, config_of, read_motion, to_diffusers, to_original, write_motion
+
+
+def same(first: MotionAdapter, second: MotionAdapter) -> bool:
+    one, other = first.state_dict(), second.state_dict()
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_both_styles_come_back_whole(motion: MotionAdapter, tmp_path: Path):
+    write_motion(tmp_path / "folder", motion, takes_frames=True)
+    write_motion(tmp_path / "file.safetensors", motion, "original")
+    folder, file = read_motion(tmp_path / "folder"), read_motion(tmp_path / "file.safetensors")
+    assert same(folder.motion, motion) and same(file.motion, motion)
+    assert folder.takes_frames and not folder.is_published and not file.takes_frames and file.is_published
+    assert folder.norms == Norms() and file.norms == Norms("frame", "frame")
+    assert not any(file.report) and file.matched == sum(".pe" not in name for name in motion.state_dict())
+    kept = {"_class_name", "_diffusers_version", "_name_or_path"}
+    assert {k: v for k, v in folder.motion.config.items() if k not in kept and not k.startswith("_")} >= {
+        "motion_num_attention_heads": 2, "motion_max_seq_length": 32, "use_motion_mid_block": True,
+    }.items()  # fmt: skip
+    assert file.motion.config["motion_num_attention_heads"] == 2  # which no tensor tells
+
+
+def test_the_file_of_the_original_code_is_what_it_would_write(motion: MotionAdapter, tmp_path: Path):
+    """Its own names, and the sinusoidal encoding of section A of its code, in each of the two attentions."""
+    write_motion(tmp_path / "file.safetensors", motion, "original")
+    state = load_file(tmp_path / "file.safetensors")
+    start = "up_blocks.1.motion_modules.0.temporal_transformer."
+    block = start + "transformer_blocks.0."
+    found = {name.removeprefix(start) for name in state if name.startswith(start)}
+    inner = {f"attention_blocks.{i}.{part}" for i in (0, 1) for part in ("to_q.weight", "to_k.weight", "to_v.weight",
+             "to_out.0.weight", "to_out.0.bias", "pos_encoder.pe")}  # fmt: skip
+    inner |= {f"norms.{i}.{part}" for i in (0, 1) for part in ("weight", "bias")}
+    inner |= {f"{layer}.{part}" for layer in ("ff.net.0.proj", "ff.net.2", "ff_norm") for part in ("weight", "bias")}
+    outer = {f"{layer}.{part}" for layer in ("norm", "proj_in", "proj_out") for part in ("weight", "bias")}
+    assert found == outer | {f"transformer_blocks.0.{name}" for name in inner} and len(found) == 28
+    encoding = state[block + "attention_blocks.1.pos_encoder.pe"]  # (1, 32, c)
+    width = encoding.shape[2]
+    angles = torch.arange(32)[:, None] * 10_000 ** (-torch.arange(0, width, 2) / width)
+    torch.testing.assert_close(encoding[0, :, 0::2], angles.sin())
+    torch.testing.assert_close(encoding[0, :, 1::2], angles.cos())
+
+
+@pytest.mark.parametrize(("mid_block", "keys", "of_diffusers"), [(False, 560, 540), (True, 588, 567)])
+def test_full_size_names(mid_block: bool, keys: int, of_diffusers: int):
+    """v1 and v3 have 560 tensors in the original style, v2 has 588; the way there and back loses none."""
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**UNET_CONFIGS["stable-diffusion-1.5"])
+        made = fresh_motion(unet, mid_block=mid_block)
+    original = to_original(made)
+    assert len(original) == keys and len(made.state_dict()) == of_diffusers
+    back = to_diffusers({f"module.{name}": value for name, value in original.items()})
+    assert back.keys() == {name for name in made.state_dict() if ".pos_embed." not in name}
+    config = config_of(back, 32, 8)
+    assert all(made.config[name] == value for name, value in config.items() if name != "motion_layers_per_block")
+    assert config["motion_layers_per_block"] == 2
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_checkpoint_of_the_training_code_is_read(motion: MotionAdapter, tmp_path: Path, wrapped: bool):
+    """A pickle of tensors, in a wrapper, with the prefix that parallel training leaves; it is never unpickled."""
+    state = {f"module.{name}": value for name, value in to_original(motion).items()}
+    torch.save({"state_dict": state, "epoch": 3} if wrapped else state, tmp_path / "mm.ckpt")
+    found = read_motion(tmp_path / "mm.ckpt", heads=2)
+    assert same(found.motion, motion)
+    assert read_motion(tmp_path / "mm.ckpt").motion.config["motion_num_attention_heads"] == 8
+
+
+def test_the_first_version_is_known_by_its_encoding(flat: Backbone, tmp_path: Path):
+    made = {
+        "v1": fresh_motion(flat.family.denoiser, heads=2, window=24, mid_block=False),
+        "v2": fresh_motion(flat.family.denoiser, heads=2, window=32, mid_block=True),
+        "v3": fresh_motion(flat.family.denoiser, heads=2, window=32, mid_block=False),
+    }
+    for name, modules in made.items():
+        write_motion(tmp_path / f"{name}.safetensors", modules, "original")
+    found = {name: read_motion(tmp_path / f"{name}.safetensors") for name in made}
+    assert {name: one.norms.residual for name, one in found.items()} == {"v1": "clip", "v2": "frame", "v3": "frame"}
+    assert {name: one.motion.config["motion_max_seq_length"] for name, one in found.items()} == {
+        "v1": 24, "v2": 32, "v3": 32,
+    }  # fmt: skip
+    assert MotionBackbone(flat, found["v1"].motion, norms=found["v1"].norms).window == 24
+
+
+def test_what_is_not_needed_is_reported(motion: MotionAdapter, tmp_path: Path):
+    state = to_original(motion) | {"conv_in.weight": torch.zeros(1), "module.epoch": torch.zeros(1)}
+    save_file({name: value.contiguous() for name, value in state.items()}, tmp_path / "a.safetensors")
+    assert read_motion(tmp_path / "a.safetensors", heads=2).report.unexpected == ["conv_in.weight", "module.epoch"]
+
+
+def test_what_is_missing_is_never_filled_in(motion: MotionAdapter, tmp_path: Path):
+    state = {name: value.contiguous() for name, value in to_original(motion).items()}
+    gone = "up_blocks.0.motion_modules.0.temporal_transformer.proj_out.weight"
+    save_file({name: value for name, value in state.items() if name != gone}, tmp_path / "a.safetensors")
+    with pytest.raises(InputError, match=r"no complete motion modules: 1 of \d+ tensors are missing, 0 have another"):
+        read_motion(tmp_path / "a.safetensors", heads=2)
+    save_file(state | {gone: torch.zeros(2, 2)}, tmp_path / "b.safetensors")
+    with pytest.raises(InputError, match=r"0 of .* are missing, 1 have another shape"):
+        read_motion(tmp_path / "b.safetensors", heads=2)
+
+
+def test_what_holds_no_modules_is_one_clear_error(flat: Backbone, motion: MotionAdapter, tmp_path: Path):
+    save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
+    (tmp_path / "half.safetensors").write_bytes(b"\x40\0\0\0\0\0\0\0{")
+    (tmp_path / "notes.txt").write_text("no weights")
+    flat.family.denoiser.save_pretrained(tmp_path / "unet")
+    for name, words in {
+        "other.safetensors": r"holds no motion modules",
+        "half.safetensors": "damaged",
+        "notes.txt": "no file of motion modules",
+        "unet": "holds a UNet2DConditionModel, not motion modules",
+        "none": "no motion modules at",
+    }.items():
+        with pytest.raises(InputError, match=words):
+            read_motion(tmp_path / name)
+    with pytest.raises(InputError, match=r"ends in \.safetensors"):
+        write_motion(tmp_path / "mm.ckpt", motion, "original")
+    assert not (tmp_path / "mm.ckpt").exists()
+
+
+def test_a_hostile_pickle_does_nothing(tmp_path: Path):
+    class Sentinel:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "fired",))
+
+    (tmp_path / "mm.ckpt").write_bytes(pickle.dumps({"state_dict": Sentinel()}))
+    with pytest.raises(InputError):
+        read_motion(tmp_path / "mm.ckpt")
+    assert not (tmp_path / "fired").exists()

@@ -1,0 +1,125 @@
+"""Training what moves: the right weights, the right frames, and the same weights after a kill."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers.models.unets.unet_motion_model import MotionAdapter, UNetMotionModel
+
+from core2d.backbone import Backbone
+from core2d.training import TrainingRecipe, train
+from genvideo.motion import IN_MOTION, fresh_motion, inflate
+from genvideo.motion_training import (
+    EncodedClips,
+    MotionTask,
+    domain_adapter,
+    encode_clips,
+    given_frames,
+    motion_lora,
+    only_motion,
+)
+
+
+@pytest.fixture
+def clips(flat: Backbone) -> EncodedClips:
+    pictures = torch.randint(0, 256, (6, 5, 3, 16, 16), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    return encode_clips(flat, pictures, ["a red mug", "a blue car"] * 3, at_once=4)
+
+
+def task_of(flat: Backbone, clips: EncodedClips, **options) -> MotionTask:
+    torch.manual_seed(1)
+    unet = only_motion(inflate(flat.family.denoiser, fresh_motion(flat.family.denoiser, heads=2)))
+    return MotionTask(unet, clips, flat.schedule, **options)
+
+
+def test_clips_are_what_the_prior_would_see(flat: Backbone, clips: EncodedClips):
+    pictures = torch.randint(0, 256, (6, 5, 3, 16, 16), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    seen = flat.encode_images(pictures[4].float() / 255)  # (f, c, h, w)
+    torch.testing.assert_close(clips.latents[4].transpose(0, 1).float(), seen, atol=0.05, rtol=0.05)  # bfloat16
+    torch.testing.assert_close(clips.words[3].float(), flat.encode_text(["a blue car"]).tokens[0], atol=1e-2, rtol=1e-2)
+    torch.testing.assert_close(clips.empty.float(), flat.encode_text([""]).tokens, atol=1e-2, rtol=1e-2)
+
+
+def test_given_frames_have_no_noise_and_no_loss(flat: Backbone, clips: EncodedClips):
+    task = task_of(flat, clips, given=(0.3, 0.2, 0.1))
+    rows = task.batch(0, torch.arange(500), 500)
+    given = rows["given"]
+    shares = [(given[:, 0] & ~given[:, -1]), (~given[:, 0] & given[:, -1]), (given[:, 0] & given[:, -1])]
+    assert [round(share.float().mean().item(), 1) for share in shares] == [0.3, 0.2, 0.1]
+    assert not given[:, 1:-1].any()
+    known = clips.latents.float().transpose(1, 2).flatten(0, 1)  # (n f, c, h, w)
+    noisy = rows["noisy"].transpose(1, 2)[given]
+    assert torch.cdist(noisy.flatten(1), known.flatten(1)).amin(1).max() < 1e-3
+    one = {name: value[:8] for name, value in rows.items()}
+    loss = task.loss(task.model, one)[0]
+    mask = one["given"][:, None, :, None, None].expand_as(one["target"])
+    other = one | {"target": torch.where(mask, torch.full_like(one["target"], 9.0), one["target"])}
+    torch.testing.assert_close(task.loss(task.model, other)[0], loss)
+
+
+def test_the_loss_of_the_frames_that_are_asked_for(flat: Backbone, clips: EncodedClips):
+    task = task_of(flat, clips)
+    rows = task.batch(3, torch.arange(4), 4)
+    rows["given"] = torch.tensor([[True, False, False, False, False]] * 4)
+    words = rows["words"].repeat_interleave(5, dim=0)
+    predicted = task.model(rows["noisy"], rows["timesteps"], encoder_hidden_states=words).sample
+    error = (predicted - rows["target"])[:, :, 1:].square().mean((1, 2, 3, 4))
+    torch.testing.assert_close(task.loss(task.model, rows)[0], (error * rows["weight"]).mean())
+
+
+def test_a_single_frame_is_never_given():
+    assert not given_frames(torch.zeros(3), 1, (1.0, 0.0, 0.0)).any()
+
+
+def test_positions_may_be_drawn_apart(flat: Backbone, clips: EncodedClips):
+    task = task_of(flat, clips)
+    rows, some = task.batch(2, torch.arange(8), 8), task.batch(2, torch.tensor([5, 1]), 8)
+    assert all(torch.equal(value, rows[name][[5, 1]]) for name, value in some.items())
+
+
+def test_what_learns(flat: Backbone, motion: MotionAdapter):
+    """Motion modules; or low-rank layers over time, or within frames, which change nothing at first."""
+    latents, words = torch.randn(1, 4, 3, 8, 8), flat.encode_text(["a red mug"]).repeat_interleave(3).tokens
+    plain = inflate(flat.family.denoiser, motion)
+    before = plain(latents, torch.tensor([9]), encoder_hidden_states=words).sample
+    learned = {name for name, value in only_motion(plain).named_parameters() if value.requires_grad}
+    assert learned == {name for name, _ in plain.named_parameters() if IN_MOTION in name}
+    for make, in_motion in ((motion_lora, True), (domain_adapter, False)):
+        unet = make(inflate(flat.family.denoiser, motion), rank=2)
+        learned = {name: value for name, value in unet.named_parameters() if value.requires_grad}
+        assert learned and all((IN_MOTION in name) == in_motion and "lora_" in name for name in learned)
+        assert all(2 in value.shape for value in learned.values())
+        torch.testing.assert_close(unet(latents, torch.tensor([9]), encoder_hidden_states=words).sample, before)
+
+
+@pytest.mark.parametrize("make", [only_motion, motion_lora, domain_adapter])
+def test_the_loss_falls_and_the_rest_stays(
+    flat: Backbone, motion: MotionAdapter, clips: EncodedClips, make: Callable[..., UNetMotionModel], tmp_path: Path
+):
+    unet = make(inflate(flat.family.denoiser, motion))
+    frozen = {name: value.clone() for name, value in unet.named_parameters() if not value.requires_grad}
+    frames = clips.frame(0) if make is domain_adapter else clips
+    task = MotionTask(unet, frames, flat.schedule, drop=0.0)
+    rows = task.batch(999, torch.arange(64), 64)
+    before = task.loss(unet, rows)[0].item()
+    recipe = TrainingRecipe(steps=60, batch_size=8, learning_rate=1e-2, warmup_steps=5, precision="no", ema_decay=0.9)
+    train(task, recipe, tmp_path)
+    assert task.loss(unet, rows)[0].item() < 0.9 * before
+    assert all(torch.equal(value, frozen[name]) for name, value in unet.named_parameters() if name in frozen)
+
+
+def test_training_killed_and_resumed_is_the_unbroken_one(flat: Backbone, clips: EncodedClips, tmp_path: Path):
+    recipe = TrainingRecipe(steps=6, batch_size=4, warmup_steps=1, checkpoint_every=2, precision="no", log_every=1)
+    whole = train(task_of(flat, clips), recipe, tmp_path / "whole")
+
+    def stop(line: dict[str, float]) -> None:
+        if line["step"] == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(replace(task_of(flat, clips), seed=0), recipe, tmp_path / "parts", on_log=stop)
+    resumed = train(task_of(flat, clips), recipe, tmp_path / "parts", resume=True)
+    assert resumed.step == 6 and whole.ema.keys() == resumed.ema.keys()
+    assert all(torch.equal(value, resumed.ema[name]) for name, value in whole.ema.items())
