@@ -207,7 +207,7 @@ def read_video(path: str | Path) -> tuple[np.ndarray, Fraction]:
 def read_frames(path: str | Path) -> Iterator[np.ndarray]:
     """The frames of a video, one after the other, uint8 `(h, w, 3)`; as `read_video`, in bounded memory."""
     upright = ["-vf", "scale='trunc(iw*if(gt(sar,0),sar,1)+0.5)':ih,setsar=1", "-fps_mode", "passthrough"]
-    arguments = [*_source(path), *upright, "-c:v", "ppm", "-f", "image2pipe", "-"]
+    arguments = [*_source(path), *upright, "-c:v", "ppm", "-pix_fmt", "rgb24", "-f", "image2pipe", "-"]
     with _Ffmpeg(arguments, reads=True) as ffmpeg:
         count = 0
         for frame in _ppm_frames(ffmpeg.output):
@@ -230,10 +230,23 @@ def video_rate(path: str | Path) -> Fraction:
         raise InputError(f"{path} cannot be read as a video: {lines[-1] if lines else 'ffmpeg failed'}")
     packets = done.stdout.decode()
     time_base = re.search(r"#tb 0: (\d+)/(\d+)", packets)
-    durations = [int(line.split(",")[3]) for line in packets.splitlines() if line.startswith("0,")]
-    if not (time_base and durations and sum(durations)):
+    rows = [[int(part) for part in line.split(",")[1:4]] for line in packets.splitlines() if line.startswith("0,")]
+    if not (time_base and rows):
         raise InputError(f"{path} has no frames that can be read")
-    return len(durations) / (sum(durations) * Fraction(int(time_base[1]), int(time_base[2])))
+    tick = Fraction(int(time_base[1]), int(time_base[2]))
+    shown = sorted(row[1] for row in rows)
+    # from first to last, since formats with a coarse clock do not say how long the last frame is shown
+    mean = Fraction(shown[-1] - shown[0], len(rows) - 1) if len(rows) > 1 else Fraction(rows[0][2])
+    if mean <= 0:
+        raise InputError(f"{path} has no frames that can be read")
+    return _usual_rate(1 / (mean * tick), tick) if "codec_id 0: apng" in packets else 1 / (mean * tick)
+
+
+def _usual_rate(rate: Fraction, tick: Fraction) -> Fraction:
+    """The rate that an APNG says, which ffmpeg rounds to its own clock: whole, or a 1001th less."""
+    usual = [one for one in (Fraction(round(rate)), Fraction(1000 * round(rate * 1001 / 1000), 1001)) if one]
+    nearest = min(usual, key=lambda one: abs(1 / one - 1 / rate), default=rate)
+    return nearest if abs(1 / nearest - 1 / rate) < tick else rate
 
 
 def read_video_text(path: str | Path) -> dict[str, Any]:
@@ -324,7 +337,10 @@ class _Ffmpeg:
 
     def complaint(self) -> str:
         """Wait for its end; why it failed, empty if it did not."""
-        return self._last_words() or f"ffmpeg ended with {self._process.returncode}" if self._process.wait() else ""
+        while self.output.read(1 << 20):
+            pass  # what is left in the pipe would keep it from ending
+        status = self._process.wait()
+        return self._last_words() or f"ffmpeg ended with {status}" if status else ""
 
     def _last_words(self) -> str:
         self._said.seek(0)

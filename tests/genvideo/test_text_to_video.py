@@ -1,0 +1,140 @@
+"""The command `genvideo text-to-video`, with a tiny model."""
+
+import json
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from core2d.media import read_image, read_image_text, save_image
+from core2d.videos import read_video, read_video_text, write_video
+from genvideo.cli import main
+
+
+class Told(NamedTuple):
+    status: int
+    report: dict
+    said: str
+
+
+@pytest.fixture
+def command(
+    tiny_folder: Callable[..., Path], motion_folder: Path, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., Told]:
+    """`text-to-video` with a tiny model, 3 steps, --json."""
+
+    def follow(*words: object, steps: int = 3) -> Told:
+        told: Sequence[object] = ("--model", tiny_folder("sd1"), "--motion", motion_folder, "--steps", steps, *words)
+        status = 0
+        try:
+            main(["text-to-video", *map(str, told), "--json"])
+        except SystemExit as stop:
+            status = stop.code if isinstance(stop.code, int) else 1
+        said = capfd.readouterr()
+        return Told(status, json.loads(said.out) if said.out else {}, said.err)
+
+    return follow
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".webm", ".gif", ".apng", ""])
+def test_a_clip_in_every_format(command: Callable[..., Told], tmp_path: Path, suffix: str):
+    path = tmp_path / f"mug{suffix}"
+    told = command("a red mug", "-o", path, "--frames", 5, "--fps", "24000/1001", "--seed", 3)
+    assert told.status == 0 and told.report["outputs"] == [str(path), str(tmp_path / "mug.strip.png")]
+    frames, rate = read_video(path)
+    assert frames.shape == (5, 16, 16, 3)
+    assert rate == Fraction(24000, 1001) or (
+        suffix in (".gif", ".webm") and abs(rate / Fraction(24000, 1001) - 1) < 0.05
+    )
+    said = read_video_text(path)
+    assert said["prompts"] == ["a red mug"] and said["seed"] == 3 and said["steps"] == 3
+    assert read_image(tmp_path / "mug.strip.png").shape == (16, 5 * 16, 3)
+    assert {entry.name for entry in tmp_path.iterdir()} == {path.name, "mug.strip.png", "motion"}
+
+
+def test_the_same_seed_gives_the_same_bytes(command: Callable[..., Told], tmp_path: Path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        assert command("a red mug", "-o", tmp_path / name / "x.apng", "--frames", 4, "--seed", seed).status == 0
+    first, again, other = ((tmp_path / name / "x.apng").read_bytes() for name in "abc")
+    assert first == again and first != other
+
+
+def test_many_prompts_make_a_folder_and_what_is_done_is_kept(command: Callable[..., Told], tmp_path: Path):
+    (tmp_path / "prompts.txt").write_text("# two\na red mug\n\na blue car\n")
+    words = ("--prompts", tmp_path / "prompts.txt", "-o", tmp_path / "clips", "--frames", 4, "--format", "webm")
+    told = command(*words)
+    assert told.status == 0 and told.report["metrics"] == {"made": 2, "done_before": 0}
+    names = {"a-red-mug.webm", "a-red-mug.strip.png", "a-blue-car.webm", "a-blue-car.strip.png", "contact-sheet.png"}
+    assert {path.name for path in (tmp_path / "clips").iterdir()} == names
+    assert read_image(tmp_path / "clips" / "contact-sheet.png").shape == (32, 8 * 16, 3)
+    prompts = json.loads(read_image_text(tmp_path / "clips" / "contact-sheet.png")["prompts"])
+    assert prompts == ["a red mug", "a blue car"]
+    before = (tmp_path / "clips" / "a-red-mug.webm").stat().st_mtime_ns
+    (tmp_path / "clips" / "a-blue-car.webm").unlink()
+    assert command(*words).report["metrics"] == {"made": 1, "done_before": 1}
+    assert (tmp_path / "clips" / "a-red-mug.webm").stat().st_mtime_ns == before
+    assert command(*words, "--seed", 5).report["metrics"] == {"made": 2, "done_before": 0}
+
+
+def test_from_a_picture_to_another(command: Callable[..., Told], tmp_path: Path):
+    for name, value in (("first", 40), ("last", 200)):
+        save_image(tmp_path / f"{name}.png", np.full((24, 30, 3), value, np.uint8))
+    told = command("a red mug", "-o", tmp_path / "a.apng", "--frames", 4, "--image", tmp_path / "first.png",
+                   "--last", tmp_path / "last.png")  # fmt: skip
+    assert told.status == 0
+    assert f"{tmp_path / 'first.png'} is 30 x 24 pixels: its middle is used, at 16 x 16" in told.said
+    plain = command("a red mug", "-o", tmp_path / "b.apng", "--frames", 4)
+    given, free = read_video(tmp_path / "a.apng")[0], read_video(tmp_path / "b.apng")[0]
+    assert plain.status == 0 and all((given[i] != free[i]).any() for i in range(4))
+
+
+def test_a_clip_drawn_anew(command: Callable[..., Told], tmp_path: Path):
+    frames = np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3), dtype=np.uint8)
+    write_video(tmp_path / "in.apng", frames, Fraction(25, 2))
+    told = command("a red mug", "-o", tmp_path / "out.apng", "--video", tmp_path / "in.apng", "--strength", 0.5)
+    assert told.status == 0
+    drawn, rate = read_video(tmp_path / "out.apng")
+    assert drawn.shape == frames.shape and rate == Fraction(25, 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("a red mug", "-o", "mug.avi"), "must end in one of .mp4, .webm, .gif, .apng"),
+        ((" ", "-o", "mug.mp4"), "a prompt is empty"),
+        (("-o", "mug.mp4"), "no prompt"),
+        (("a red mug", "-o", "mug.mp4", "--frames", "0"), "--frames 0"),
+        (("a red mug", "-o", "mug.mp4", "--fps", "0"), "--fps 0"),
+        (("a red mug", "-o", "mug.mp4", "--fps", "fast"), "--fps fast: give a number or a fraction"),
+        (("a red mug", "-o", "mug.mp4", "--fps", "8/0"), "--fps 8/0"),
+        (("a red mug", "-o", "mug.mp4", "--frames", "64", "--window", "64"), "the motion modules know up to 32"),
+        (("a red mug", "-o", "mug.mp4", "--overlap", "16"), "--overlap 16"),
+        (("a red mug", "-o", "mug.mp4", "--strength", "0"), "--strength 0"),
+        (("a red mug", "-o", "mug.mp4", "--image", "none.png"), "--image none.png: no such file"),
+        (("a red mug", "-o", "mug.mp4", "--image", "text.png"), "cannot be read as PNG"),
+        (("a red mug", "-o", "mug.mp4", "--video", "text.png"), "cannot be read as a video"),
+        (("a red mug", "-o", "mug.mp4", "--video", "text.png", "--last", "text.png"), "leave out --image and --last"),
+        (("a red mug", "a blue car", "-o", "mug.mp4"), "several prompts make a folder"),
+        (("a red mug", "-o", "full"), "holds something else than frames of ours"),
+        (("a red mug", "-o", "mug.mp4", "--motion", "none"), "no motion modules at none"),
+        (("a red mug", "-o", "mug.mp4", "--model", "none"), "no model 'none'"),
+        (("a red mug " * 30, "-o", "mug.mp4"), "tokens and the model reads"),
+        (("x" * 2000, "-o", "mug.mp4"), "2000 characters"),
+    ],
+    ids=lambda value: " ".join(value)[:50] if isinstance(value, tuple) else "",
+)  # fmt: skip
+def test_bad_words_are_one_clear_error(
+    command: Callable[..., Told], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], says: str
+):
+    monkeypatch.chdir(tmp_path)
+    Path("text.png").write_text("no picture")
+    Path("full").mkdir()
+    Path("full/notes.txt").write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    told = command(*words)
+    assert told.status == 2 and says in told.said and not told.report
+    assert told.said.strip().count("\n") == 0
+    assert sorted(tmp_path.rglob("*")) == before
