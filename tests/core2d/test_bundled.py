@@ -19,17 +19,20 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 import gen3d.bundled
+import genvideo.bundled
 from core2d.bundled import clip, judges, prior, scores, stages, vae
 from core2d.bundled.cards import ABOUT
 from core2d.bundled.world import picture_rows, training_pictures
 from core2d.schedule import NoiseSchedule
 from core2d.text_to_image import TextToImage
 from core2d.toybox import captions, world
+from core2d.toybox import clips as toybox_clips
 from core2d.toybox.dataset import Pictures, azimuth_bin, labels_of, mixed_scene
 from core2d.toybox.judge import REJECT, MotionJudge, PictureJudge, Verdict, load_picture_judge
 from core2d.toybox.scene import moment, still
 from core2d.training import TrainingResult
 from gen3d.bundled import ZERO123
+from genvideo.bundled import MOTION
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +173,7 @@ def test_clips_come_with_their_motion_and_are_drawn_once(tmp_path: Path, monkeyp
     task = judges.MotionJudgeTask(MotionJudge((4, 4, 4, 4)), clips, motions)
     batch = task.batch(0, torch.arange(4), 4)
     assert batch["clips"].shape == (4, 3, 16, 16, 16)
-    monkeypatch.setattr(judges, "render", None)
+    monkeypatch.setattr(toybox_clips, "render", None)
     again, _ = judges.judge_clips(tmp_path / "data", 3, size=16)
     assert np.array_equal(again, clips)
 
@@ -342,7 +345,7 @@ def test_a_resumed_training_is_counted_once(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_every_stage_writes_to_a_folder_that_has_a_card() -> None:
-    assert {stage.folder for stage in (*stages.STAGES.values(), ZERO123)} == set(ABOUT)
+    assert {stage.folder for stage in (*stages.STAGES.values(), ZERO123, MOTION)} == set(ABOUT)
     assert list(stages.STAGES) == ["vae", "clip", "judge", "prior", "motion-judge"]  # each finds what it needs
 
 
@@ -372,6 +375,7 @@ def test_all_stages_in_miniature(
     rising("motion_judge_scores", count=32, size=16)
     rising("prior_scores")
     monkeypatch.setattr(gen3d.bundled, "STEPS", 2)
+    monkeypatch.setattr(genvideo.bundled, "SCORED", 2)
     monkeypatch.setattr(gen3d.bundled, "cases", partial(gen3d.bundled.cases, count=2, held_out=1))
     assets, runs = tmp_path / "assets", tmp_path / "runs"
     main = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "train_bundled.py"))["main"]
@@ -382,10 +386,10 @@ def test_all_stages_in_miniature(
         main()
         return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
-    assert [line["state"] for line in call("--list")] == ["not trained"] * 6
+    assert [line["state"] for line in call("--list")] == ["not trained"] * 7
     assert not assets.exists()
-    first = call("vae", "clip", "judge", "prior", "motion-judge", "zero123")
-    every = (*stages.STAGES.values(), ZERO123)
+    first = call("vae", "clip", "judge", "prior", "motion-judge", "zero123", "motion")
+    every = (*stages.STAGES.values(), ZERO123, MOTION)
     assert [line["stage"] for line in first] == [stage.name for stage in every]
     for stage, found in zip(every, first, strict=True):
         assert stage.main_score in found or stage.name == "vae"  # which had no judge yet
@@ -393,7 +397,7 @@ def test_all_stages_in_miniature(
         for name, value in found.items():
             assert name == "stage" or f"| {stage.name} | {name} | {round(value, 4):.4g} |" in card
     assert {"view_word", "camera_azimuth", "held_out_both"} <= first[3].keys()
-    assert [(line["state"], line["steps"]) for line in call("--list")] == [("trained", 3)] * 6
+    assert [(line["state"], line["steps"]) for line in call("--list")] == [("trained", 3)] * 7
 
     folder = assets / "toybox-sd"
     generator = torch.Generator().manual_seed(0)
@@ -419,4 +423,4 @@ def test_all_stages_in_miniature(
     for name in ("unet", "camera_token"):
         after = weights(name)
         assert any(not torch.equal(tensor, before[name][key]) for key, tensor in after.items()), name
-    assert [line["steps"] for line in call("--list")] == [6, 3, 3, 6, 3, 6]
+    assert [line["steps"] for line in call("--list")] == [6, 3, 3, 6, 3, 6, 3]
