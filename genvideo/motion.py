@@ -68,7 +68,7 @@ def inflate(unet: UNet2DConditionModel, motion: MotionAdapter) -> UNetMotionMode
         raise InputError(f"the motion modules are made for a UNet with blocks of {wants} channels, not of {has}")
     try:
         with quiet_libraries():
-            return UNetMotionModel.from_unet2d(unet, motion)
+            return UNetMotionModel.from_unet2d(unet, motion)  # pyright: ignore[reportReturnType]
     except (ValueError, RuntimeError) as error:
         raise InputError(f"the motion modules do not fit the UNet: {str(error).splitlines()[0]}") from error
 

@@ -216,7 +216,7 @@ def _read_file(path: Path, heads: int | None) -> MotionFile:
             f"{path} holds no complete motion modules: {len(report.missing)} of {len(needed)} tensors are missing, "
             f"{len(report.mismatched)} have another shape (such as {(report.missing + report.mismatched)[0]})"
         )
-    motion = MotionAdapter.from_config(config)
+    motion: MotionAdapter = MotionAdapter.from_config(config)  # pyright: ignore[reportAssignmentType]
     motion.load_state_dict({name: found[name].float() for name in needed}, strict=False)
     first_version = original and not config["use_motion_mid_block"] and config["motion_max_seq_length"] == V1_WINDOW
     norms = Norms("frame", "clip" if first_version else "frame") if original else Norms()

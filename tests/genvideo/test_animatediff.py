@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,11 +22,12 @@ def pipeline(flat: Backbone, motion: MotionAdapter) -> AnimateDiff:
     return AnimateDiff(MotionBackbone(flat, motion), takes_frames=True)
 
 
-def stock(flat: Backbone, motion: MotionAdapter) -> AnimateDiffPipeline:
-    parts = flat.family.parts
+def stock(flat: Backbone, motion: MotionAdapter) -> Any:
+    parts: Any = flat.family.parts
+    scheduler: Any = DDIMScheduler.from_config(flat.scheduler_config)
     made = AnimateDiffPipeline(
         vae=flat.vae, text_encoder=parts["text_encoder"], tokenizer=parts["tokenizer"], unet=parts["unet"],
-        motion_adapter=motion, scheduler=DDIMScheduler.from_config(flat.scheduler_config),
+        motion_adapter=motion, scheduler=scheduler,
     )  # fmt: skip
     made.set_progress_bar_config(disable=True)
     return made
@@ -33,10 +35,8 @@ def stock(flat: Backbone, motion: MotionAdapter) -> AnimateDiffPipeline:
 
 @pytest.mark.parametrize("scale", [1.0, 5.0])
 def test_clips_are_those_of_the_stock_pipeline(flat: Backbone, motion: MotionAdapter, scale: float):
-    prompts, settings = (
-        ["a red mug", "a blue car"],
-        {"num_frames": 6, "num_inference_steps": 4, "guidance_scale": scale},
-    )
+    prompts = ["a red mug", "a blue car"]
+    settings: Any = {"num_frames": 6, "num_inference_steps": 4, "guidance_scale": scale}
     generators = [torch.Generator().manual_seed(seed) for seed in (7, 8)]
     expected = stock(flat, motion)(prompts, generator=generators, output_type="pt", **settings).frames
     found = AnimateDiff(MotionBackbone(flat, motion))(prompts, seed=7, **settings).frames
@@ -52,7 +52,7 @@ def test_a_clip_does_not_depend_on_those_beside_it(pipeline: AnimateDiff):
 
 
 def test_one_window_that_suffices_is_the_whole_clip(pipeline: AnimateDiff):
-    settings = {"seed": 1, "num_frames": 12, "num_inference_steps": 3}
+    settings: Any = {"seed": 1, "num_frames": 12, "num_inference_steps": 3}
     whole = pipeline("a red mug", window=32, **settings).frames
     assert torch.equal(pipeline("a red mug", window=12, overlap=5, **settings).frames, whole)
     apart = pipeline("a red mug", window=8, **settings).frames
@@ -87,7 +87,8 @@ def test_given_frames_are_seen_without_noise_in_every_step(pipeline: AnimateDiff
 def test_a_clip_drawn_anew_keeps_what_is_not_forgotten(pipeline: AnimateDiff):
     video = torch.rand(5, 3, 16, 16)
     kept = pipeline.prior.decode_clips(pipeline.prior.encode_clips(video.transpose(0, 1)[None]))[0].transpose(0, 1)
-    distances, settings = [], {"seed": 2, "num_inference_steps": 10, "guidance_scale": 1.0, "video": video}
+    distances = []
+    settings: Any = {"seed": 2, "num_inference_steps": 10, "guidance_scale": 1.0, "video": video}
     for strength in (0.1, 0.5, 1.0):
         clip = pipeline("a red mug", strength=strength, **settings).frames[0]
         assert clip.shape == video.shape
@@ -141,9 +142,9 @@ def test_published_modules_bring_their_own_schedule(
         ({"latents": torch.zeros(1, 4, 3, 8, 8)}, "latents have shape"),
     ],
 )  # fmt: skip
-def test_what_is_not_possible_is_one_clear_error(pipeline: AnimateDiff, options: dict, words: str):
+def test_what_is_not_possible_is_one_clear_error(pipeline: AnimateDiff, options: dict[str, Any], words: str):
     with pytest.raises(InputError, match=words):
-        pipeline(**({"prompt": "a red mug"} | options))
+        pipeline(options.get("prompt", "a red mug"), **{k: v for k, v in options.items() if k != "prompt"})
 
 
 def test_modules_that_take_no_frames_say_so(flat: Backbone, motion: MotionAdapter):

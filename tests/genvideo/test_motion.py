@@ -1,5 +1,7 @@
 """The prior lifted into time: nothing is lost, and nothing is added before it is learned."""
 
+from typing import Any
+
 import pytest
 import torch
 from diffusers.models.unets.unet_motion_model import MotionAdapter, UNetMotionModel
@@ -51,7 +53,7 @@ def test_what_has_learned_sees_other_frames_of_its_own_clip_only(flat: Backbone,
 
 def test_it_computes_what_diffusers_computes(flat: Backbone, motion: MotionAdapter):
     lifted = MotionBackbone(flat, motion, frames=4)
-    stock = UNetMotionModel.from_unet2d(flat.family.denoiser, motion)
+    stock: Any = UNetMotionModel.from_unet2d(flat.family.denoiser, motion)
     rows, times, words = frames(flat, 2, 4)
     expected = stock(as_clips(rows, 4), times[::4], encoder_hidden_states=words.tokens).sample
     assert torch.equal(lifted.network(rows, times, words), as_rows(expected))
