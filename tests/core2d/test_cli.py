@@ -152,7 +152,7 @@ def test_bad_input_from_the_shell(tmp_path: Path):
     ("program", "known"),
     [
         ("gen3d", "its commands are text-to-mesh, image-to-3d, novel-views, nerf, eval, export, render, mesh check"),
-        ("genvideo", "it has none in this release"),
+        ("genvideo", "its commands are text-to-video"),
     ],
 )
 def test_a_wrong_command_is_told_the_right_ones(program: str, known: str):
