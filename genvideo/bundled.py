@@ -14,6 +14,7 @@ from core2d.bundled.stages import Family, Stage, history_of, judge_in, keep, pro
 from core2d.errors import InputError
 from core2d.run import atomic_path, write_json
 from core2d.toybox import world
+from core2d.toybox.captions import without_motion
 from core2d.toybox.clips import draw_clips, words_of
 from core2d.toybox.judge import load_motion_judge
 from core2d.training import TrainingRecipe
@@ -60,10 +61,11 @@ def train_motion(family: Family) -> Scores:
 def latents_of(family: Family, backbone: Backbone) -> EncodedClips:
     """The clips that it learns from, encoded once."""
     count = family.pictures // PICTURES_A_CLIP
-    captions, _ = words_of(SEED, count)
+    captions, motions = words_of(SEED, count)
+    still = [without_motion(caption, motion) for caption, motion in zip(captions, motions, strict=True)]
     path = family.data / f"v{world.VERSION}-motion-{family.size}px-{count}.npy"
     backbone.to(torch.accelerator.current_accelerator() or torch.device("cpu"))
-    clips = encode_clips(backbone, draw_clips(path, SEED, count, family.size), captions)
+    clips = encode_clips(backbone, draw_clips(path, SEED, count, family.size), captions, still)
     backbone.to(torch.device("cpu"))
     return clips
 

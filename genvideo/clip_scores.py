@@ -96,6 +96,34 @@ def score_clips(
     return ClipScores(motions, said, torch.stack(right))
 
 
+STATIC_WITHIN = 0.1  # of its median over time: where nothing passes, however much it flickers
+
+
+def flicker(clip: Tensor) -> float:
+    """Mean absolute difference of neighbouring frames of a clip (f, 3, h, w) where nothing moves.
+
+    Nothing moves where a pixel stays within STATIC_WITHIN of its median over all frames: one rule for generated and for
+    true clips.
+    """
+    away = (clip - clip.median(0, keepdim=True).values).abs().amax(1)  # (f, h, w)
+    static = (away <= STATIC_WITHIN).all(0)  # (h, w)
+    if not static.any():
+        return float("nan")
+    return (clip[1:] - clip[:-1]).abs().mean(1)[:, static].mean().item()
+
+
+def seam_ratio(clip: Tensor, seams: Sequence[int]) -> float:
+    """How much more neighbouring frames of a clip (f, 3, h, w) differ at seams than elsewhere.
+
+    Args:
+        seams: frames that are the first on the other side of one.
+    """
+    differences = (clip[1:] - clip[:-1]).abs().mean((1, 2, 3))  # (f - 1,)
+    at = torch.zeros(len(differences), dtype=torch.bool)
+    at[[seam - 1 for seam in seams]] = True
+    return (differences[at].mean() / differences[~at].mean()).item()
+
+
 def frame_difference(clip: Tensor) -> float:
     """Mean absolute difference of neighbouring frames of a clip (f, 3, h, w)."""
     return (clip[1:] - clip[:-1]).abs().mean().item()

@@ -33,15 +33,17 @@ class EncodedClips:
         latents: (n, c, f, h, w) float16, scaled; the mode of each frame.
         words: (n, tokens, d) float16, what the text tower makes of the captions.
         empty: (1, tokens, d) of the empty caption.
+        still_words: (n, tokens, d) of captions that ask for no motion, or None: then none are shown without one.
     """
 
     latents: Tensor
     words: Tensor
     empty: Tensor
+    still_words: Tensor | None = None
 
     def frame(self, index: int) -> EncodedClips:
         """Clips of one frame each."""
-        return EncodedClips(self.latents[:, :, index : index + 1], self.words, self.empty)
+        return EncodedClips(self.latents[:, :, index : index + 1], self.words, self.empty, self.still_words)
 
 
 @dataclass
@@ -56,6 +58,8 @@ class MotionTask:
         clips: what it learns from.
         schedule: of the noise.
         drop: share of captions that are dropped.
+        still: share of clips that stop at one of their frames, under a caption that asks for no motion: without them
+            whatever is shown would move, asked or not.
         given: share of clips of which the first frame is given, of which the last, and of which both.
         snr_floor: see `core2d.denoising.DenoisingTask`.
     """
@@ -64,6 +68,7 @@ class MotionTask:
     clips: EncodedClips
     schedule: NoiseSchedule
     drop: float = 0.1
+    still: float = 0.1
     given: tuple[float, float, float] = (0.25, 0.05, 0.1)
     snr_floor: float = 0.3
     seed: int = 0
@@ -72,7 +77,8 @@ class MotionTask:
         """Noisy clips, their noise and time, their words, and which frames are given."""
         generator = step_generator(self.seed, step)
         chosen = torch.randint(len(self.clips.latents), (batch_size,), generator=generator)
-        latents = self.clips.latents[chosen].float()  # (n, c, f, h, w)
+        stops = torch.rand(batch_size, generator=generator) < self.still
+        latents, words = self._shown(chosen, stops, generator)
         noise = torch.randn(latents.shape, generator=generator)
         timesteps = torch.randint(self.schedule.num_train_timesteps, (batch_size,), generator=generator)
         dropped = torch.rand(batch_size, generator=generator) < self.drop
@@ -83,10 +89,22 @@ class MotionTask:
             "target": self.schedule.target(latents, noise, timesteps),
             "timesteps": timesteps,
             "weight": self.schedule.min_snr_weight(timesteps, floor=self.snr_floor),
-            "words": torch.where(dropped[:, None, None], self.clips.empty, self.clips.words[chosen]).float(),
+            "words": torch.where(dropped[:, None, None], self.clips.empty.float(), words),
             "given": given,
         }
         return {name: value[positions] for name, value in batch.items()}
+
+    def _shown(self, chosen: Tensor, stops: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The chosen clips (n, c, f, h, w) and words (n, tokens, d), of which some stop."""
+        latents, words = self.clips.latents[chosen].float(), self.clips.words[chosen].float()
+        at = torch.randint(latents.shape[2], (len(chosen),), generator=generator)
+        if self.clips.still_words is None:
+            return latents, words
+        stopped = latents[torch.arange(len(chosen)), :, at].unsqueeze(2).expand_as(latents)
+        unmoved = self.clips.still_words[chosen].float()
+        return torch.where(stops[:, None, None, None, None], stopped, latents), torch.where(
+            stops[:, None, None], unmoved, words
+        )
 
     def loss(self, model: UNetMotionModel, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float | Tensor]]:
         """min-SNR weighted mean squared error of the frames that are not given."""
@@ -146,13 +164,16 @@ def _with_lora(unet: UNetMotionModel, name: str, rank: int, in_motion: bool) -> 
 
 
 @torch.no_grad()
-def encode_clips(backbone: Backbone, clips, captions: list[str], at_once: int = 8) -> EncodedClips:
+def encode_clips(
+    backbone: Backbone, clips, captions: list[str], still_captions: list[str] | None = None, at_once: int = 8
+) -> EncodedClips:
     """What the frozen parts of a prior make of clips, once.
 
     Args:
         backbone: on the device that does the work.
         clips: (n, f, 3, H, W) uint8, an array or a memory map.
         captions: n.
+        still_captions: n that ask for no motion; see `EncodedClips`.
         at_once: clips encoded together.
     """
     parts = []
@@ -161,5 +182,13 @@ def encode_clips(backbone: Backbone, clips, captions: list[str], at_once: int = 
         with torch.autocast(backbone.device.type, torch.bfloat16):
             rows = backbone.encode_images(frames.flatten(0, 1).float() / 255)
         parts.append(rows.unflatten(0, frames.shape[:2]).transpose(1, 2).half().cpu())
-    said = {caption: backbone.encode_text([caption]).tokens.half().cpu() for caption in {*captions, ""}}
-    return EncodedClips(torch.cat(parts), torch.cat([said[caption] for caption in captions]), said[""])
+    said = {
+        caption: backbone.encode_text([caption]).tokens.half().cpu()
+        for caption in {*captions, *(still_captions or ()), ""}
+    }
+
+    def words_of(some: list[str]) -> Tensor:
+        return torch.cat([said[caption] for caption in some])
+
+    still_words = None if still_captions is None else words_of(still_captions)
+    return EncodedClips(torch.cat(parts), words_of(captions), said[""], still_words)

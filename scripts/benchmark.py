@@ -15,13 +15,15 @@ import sys
 import _suite_mesh_speed as mesh
 import _suite_nerf_speed as nerf
 import _suite_prior_speed as prior
+import _suite_video_speed as video
 import _suite_zero123_speed as zero123
 from _measure import ROOT
 from _suite import follow, suite_parser
 
 from core2d.run import main_guard
 
-SUITES = {"prior": prior.SUITE, "mesh": mesh.SUITE, "nerf": nerf.SUITE, "zero123": zero123.SUITE}
+SUITES = {"prior": prior.SUITE, "mesh": mesh.SUITE, "nerf": nerf.SUITE, "zero123": zero123.SUITE,
+          "video": video.SUITE}  # fmt: skip
 
 
 def main() -> int:

@@ -20,6 +20,7 @@ from pathlib import Path
 import _suite_mesh_quality as mesh
 import _suite_nerf_quality as nerf
 import _suite_prior_quality as prior
+import _suite_video_quality as video
 import _suite_zero123_quality as zero123
 from _measure import ROOT
 from _suite import REPORTING_SEED, follow, suite_parser
@@ -28,7 +29,7 @@ from core2d.errors import InputError
 from core2d.run import main_guard
 from core2d.toybox import world
 
-MODULES = {"prior": prior, "mesh": mesh, "nerf": nerf, "zero123": zero123}
+MODULES = {"prior": prior, "mesh": mesh, "nerf": nerf, "zero123": zero123, "video": video}
 SUITES = {name: module.SUITE for name, module in MODULES.items()}
 
 

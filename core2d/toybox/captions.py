@@ -54,6 +54,13 @@ def sentence(
     return text
 
 
+def without_motion(text: str, motion: str) -> str:
+    """A sentence that `sentence` made with a motion, as it is without."""
+    if motion == "still":
+        motion = "standing still"
+    return text.replace(f", {motion}" if motion.startswith("camera") else f" {motion}", "", 1)
+
+
 def with_article(phrase: str) -> str:
     """ "a red mug", "an orange mug"."""
     return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"

@@ -42,6 +42,26 @@ def test_clips_are_what_the_prior_would_see(flat: Backbone, clips: EncodedClips)
     torch.testing.assert_close(clips.empty.float(), flat.encode_text([""]).tokens, atol=1e-2, rtol=1e-2)
 
 
+def test_some_clips_stop_under_a_caption_without_motion(flat: Backbone):
+    pictures = torch.randint(0, 256, (6, 5, 3, 16, 16), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    clips = encode_clips(flat, pictures, ["a red mug bouncing"] * 6, ["a red mug"] * 6)
+    assert clips.still_words is not None
+    task = task_of(flat, clips, still=0.3, drop=0.0, given=(1.0, 0.0, 0.0))
+    rows = task.batch(0, torch.arange(500), 500)
+    unmoved = (rows["words"] == clips.still_words[0].float()).flatten(1).all(1)
+    assert 0.25 < unmoved.float().mean() < 0.35
+    assert torch.equal(rows["words"][~unmoved][0], clips.words[0].float())
+    # the target says what the frames are: with the noise taken out, all frames of a clip that stops are one of the clip
+    noise = [replace(task, still=0.0).batch(0, torch.arange(500), 500)["noisy"], rows["noisy"]]
+    changed = (noise[0] - noise[1]).abs().amax((1, 2, 3, 4)) > 0
+    assert torch.equal(changed, unmoved)
+    first = rows["noisy"][unmoved][:, :, 0]  # given, so without noise
+    known = clips.latents.float().transpose(1, 2).flatten(0, 1)
+    exact = "donot_use_mm_for_euclid_dist"
+    nearest = torch.cdist(first.flatten(1), known.flatten(1), compute_mode=exact)
+    assert nearest.amin(1).max() == 0 and len(nearest.argmin(1).remainder(5).unique()) == 5
+
+
 def test_given_frames_have_no_noise_and_no_loss(flat: Backbone, clips: EncodedClips):
     task = task_of(flat, clips, given=(0.3, 0.2, 0.1))
     rows = task.batch(0, torch.arange(500), 500)
