@@ -25,8 +25,9 @@ from core2d.errors import InputError
 from core2d.models.families import TextCondition
 from core2d.models.schedulers import make_scheduler
 from core2d.sampling import Guided, OnStep, denoise
-from genvideo.motion import MotionBackbone, as_clips, as_rows
+from genvideo.motion import MotionBackbone, as_clips, as_rows, mixed_noise
 from genvideo.motion_formats import read_motion
+from genvideo.motion_lora import add_lora, read_lora
 from genvideo.windows import blend, window_starts, window_weights
 
 # On which the published modules were trained, whatever their backbone was (2307.04725, configs of the authors' code).
@@ -49,12 +50,17 @@ class AnimateDiff:
         prior: with its motion modules.
         scheduler: of diffusers, by name or made; by default that of the prior.
         takes_frames: whether the modules were trained with frames that are given without noise.
+        shared_noise: the share of the noise that frames had in common in training; see `genvideo.motion.mixed_noise`.
     """
 
     def __init__(
-        self, prior: MotionBackbone, scheduler: SchedulerMixin | str | None = None, takes_frames: bool = False
+        self,
+        prior: MotionBackbone,
+        scheduler: SchedulerMixin | str | None = None,
+        takes_frames: bool = False,
+        shared_noise: float = 0.0,
     ):
-        self.prior, self.takes_frames = prior, takes_frames
+        self.prior, self.takes_frames, self.shared_noise = prior, takes_frames, shared_noise
         self.scheduler = make_scheduler(prior.scheduler_config, scheduler)
 
     @classmethod
@@ -62,19 +68,25 @@ class AnimateDiff:
         cls,
         model: str | Path = "toybox-sd",
         motion: str | Path = "toybox-motion",
+        loras: Mapping[str | Path, float] | None = None,
         device: str | torch.device = "cpu",
         dtype: str | torch.dtype | None = None,
     ) -> AnimateDiff:
         """Load a 2D model as `Backbone.load` does, and motion modules as `read_motion` does.
+
+        Args:
+            loras: files of MotionLoRAs and domain adapters, and how strongly each is added.
 
         Raises:
             InputError: one cannot be read, or they do not fit together.
         """
         flat, modules = Backbone.load(model, device, dtype), read_motion(motion)
         prior = MotionBackbone(flat, modules.motion, FRAMES, modules.norms)
+        for file, strength in {**modules.adapters, **(loras or {})}.items():
+            add_lora(prior.unet, read_lora(file), strength)
         if modules.is_published:
             prior.use_schedule(flat.scheduler_config | PUBLISHED_BETAS)
-        return cls(prior, takes_frames=modules.takes_frames)
+        return cls(prior, takes_frames=modules.takes_frames, shared_noise=modules.shared_noise)
 
     @torch.no_grad()
     def __call__(
@@ -131,7 +143,7 @@ class AnimateDiff:
         windows = self._windows(num_frames, window, overlap)
         shape = (len(prompts), self.prior.latent_channels, num_frames, *self._latent_size(height, width))
         generators = _generators(generator, seed, len(prompts))
-        noise = randn_tensor(shape, generators, self.prior.device, torch.float32) if latents is None else latents
+        noise = self._noise(shape, generators) if latents is None else latents
         if noise.shape != shape:
             raise InputError(f"latents have shape {tuple(noise.shape)} where {shape} is needed")
 
@@ -148,6 +160,13 @@ class AnimateDiff:
         if output_type == "latent":
             return AnimateDiffOutput(found)
         return AnimateDiffOutput(self.prior.decode_clips(found, decode_chunk_size).transpose(1, 2))
+
+    def _noise(self, shape: tuple[int, ...], generators: list[torch.Generator]) -> Tensor:
+        noise = randn_tensor(shape, generators, self.prior.device, torch.float32)
+        if not self.shared_noise:  # then it is that of the stock pipeline, number by number
+            return noise
+        common = randn_tensor((*shape[:2], 1, *shape[3:]), generators, self.prior.device, torch.float32)
+        return mixed_noise(noise, common, self.shared_noise)
 
     def _windows(self, frames: int, window: int | None, overlap: int | None) -> Windows:
         window = min(window or FRAMES, frames)

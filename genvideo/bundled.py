@@ -1,40 +1,58 @@
-"""toybox-motion: how the bundled motion modules are made. A stage of `scripts/train_bundled.py`."""
+"""toybox-motion and the judge of its frames: how they are made. Stages of `scripts/train_bundled.py`."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import torch
-from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+from diffusers.models.attention_processor import AttnProcessor
 from diffusers.models.unets.unet_motion_model import MotionAdapter
 
 from core2d.backbone import Backbone
-from core2d.bundled.scores import Scores
-from core2d.bundled.stages import Family, Stage, history_of, judge_in, keep, processes, run_training
+from core2d.bundled import judges
+from core2d.bundled.scores import Scores, judge_scores
+from core2d.bundled.stages import (
+    Family,
+    Stage,
+    history_of,
+    judge_in,
+    keep,
+    processes,
+    run_training,
+    train_a_judge,
+)
 from core2d.errors import InputError
 from core2d.run import atomic_path, write_json
 from core2d.toybox import world
 from core2d.toybox.captions import without_motion
 from core2d.toybox.clips import draw_clips, words_of
-from core2d.toybox.judge import load_motion_judge
+from core2d.toybox.judge import PictureJudge, load_motion_judge, load_picture_judge
 from core2d.training import TrainingRecipe
 from genvideo.animatediff import AnimateDiff
 from genvideo.clip_scores import asked, score_clips
-from genvideo.motion import MotionBackbone, deflate, fresh_motion, inflate
-from genvideo.motion_formats import read_motion, write_motion
-from genvideo.motion_training import EncodedClips, MotionTask, encode_clips, only_motion
+from genvideo.motion import MotionBackbone, deflate, fresh_motion, inflate, temporal_parameters
+from genvideo.motion_formats import ADAPTER, read_motion, write_motion
+from genvideo.motion_lora import Lora, add_lora, go_on_from, lora_of, read_lora, write_lora
+from genvideo.motion_training import EncodedClips, MotionTask, domain_adapter, encode_clips
 
 SEED = 0  # of `world.GENERATOR_SEEDS`
 HEADS = 4
+RANK = 16  # of the adapter
+SHARED_NOISE = 0.5
 PICTURES_A_CLIP = 16
 RECIPE = TrainingRecipe(
     steps=12_000, batch_size=4, learning_rate=1e-3, warmup_steps=200, ema_decay=0.998, checkpoint_every=250
 )
-SCORED = 32  # clips
+SCORED = 24  # clips
 
 
 def train_motion(family: Family) -> Scores:
-    """The temporal layers of the prior, everything else of it frozen."""
+    """Motion modules and a domain adapter for the prior, which stays as it is.
+
+    They learn together, on noise that frames share half of. The paper trains the adapter first and leaves it out later;
+    but this prior has seen little of what clips show, and the words for motions reach the modules through its layers.
+    """
     folder, prior = family.assets / "toybox-motion", family.assets / "toybox-sd"
     if not (prior / "unet").is_dir():
         raise InputError(f"toybox-motion starts from {prior}: train the prior first")
@@ -45,17 +63,19 @@ def train_motion(family: Family) -> Scores:
     motion = fresh_motion(unet, heads=HEADS) if fresh else read_motion(folder).motion
     with processes().main_process_first():
         clips = latents_of(family, backbone)
-    model = only_motion(inflate(unet, motion))
-    task = MotionTask(model, clips, backbone.schedule, seed=17)
+    model = domain_adapter(inflate(unet, motion), RANK)
+    if not fresh and (folder / ADAPTER).is_file():
+        go_on_from(model, read_lora(folder / ADAPTER), "domain_adapter")
+    for parameter in temporal_parameters(model).values():
+        parameter.requires_grad_(True)
+    task = MotionTask(model, clips, backbone.schedule, shared_noise=SHARED_NOISE, seed=17)
     if not torch.accelerator.is_available():  # where the backward of torch's fused attention is half of a whole step
         model.set_attn_processor(AttnProcessor())
     recipe = family.recipe(RECIPE)
     spent = run_training(family, "motion", task, recipe)
-    model.set_attn_processor(AttnProcessor2_0())
-    before = None if fresh else scores_of(backbone, read_motion(folder).motion, family)
-    motion = deflate(model, motion)
-    found = scores_of(backbone, motion, family)
-    return keep(family, MOTION, recipe, spent, found, lambda: save(folder, motion), before)
+    motion, adapter = deflate(model, motion), lora_of(model, "domain_adapter")
+    found = scores_of(backbone, motion, adapter, family)
+    return keep(family, MOTION, recipe, spent, found, lambda: save(folder, motion, adapter))
 
 
 def latents_of(family: Family, backbone: Backbone) -> EncodedClips:
@@ -70,27 +90,49 @@ def latents_of(family: Family, backbone: Backbone) -> EncodedClips:
     return clips
 
 
-def scores_of(backbone: Backbone, motion: MotionAdapter, family: Family) -> Scores:
-    """On the tuning seed; none if no judge has been trained yet."""
-    folder = family.assets / "toybox-judge"
-    judge = judge_in(folder)
-    if judge is None or not (folder / "motion.safetensors").is_file():
+def scores_of(backbone: Backbone, motion: MotionAdapter, adapter: Lora, family: Family) -> Scores:
+    """On the tuning seed; none if the judges have not been trained yet."""
+    judge, motion_judge = judge_in(family.assets / FRAME_JUDGE.folder), family.assets / "toybox-judge"
+    if judge is None or not (motion_judge / "motion.safetensors").is_file():
         return {}
-    seed, pipeline = world.TUNING_SEEDS[0], AnimateDiff(MotionBackbone(backbone, motion), takes_frames=True)
+    prior, seed = MotionBackbone(backbone, motion), world.TUNING_SEEDS[0]
+    add_lora(prior.unet, adapter)
+    pipeline = AnimateDiff(prior, takes_frames=True, shared_noise=SHARED_NOISE)
     wanted = asked(seed, SCORED)
     clips = [pipeline(one.prompt, seed=seed + index).frames[0] for index, one in enumerate(wanted)]
-    found = score_clips(clips, wanted, load_motion_judge(folder), judge)
+    found = score_clips(clips, wanted, load_motion_judge(motion_judge), judge)
     motion_right, frames_right = found.motion_right.float().mean().item(), found.frames_right.mean().item()
     return {"motion": motion_right, "class_and_color": frames_right, "both": (motion_right + frames_right) / 2}
 
 
-def save(folder: Path, motion: MotionAdapter) -> None:
-    """Write modules and diary."""
-    history = history_of(folder)
+def train_frame_judge(family: Family) -> Scores:
+    """The picture judge, trained on with frames of clips."""
+
+    def fresh() -> PictureJudge:
+        return judge_in(family.assets / "toybox-judge") or PictureJudge()
+
+    def task(model: PictureJudge) -> judges.PictureJudgeTask:
+        pictures = judges.judge_frames(family.data, family.pictures)
+        rejects = judges.reject_pictures(family.data, family.pictures, in_clips=True)
+        return judges.PictureJudgeTask(model, pictures, rejects)
+
+    score = partial(judge_scores, in_clips=True)
+    return train_a_judge(
+        family, FRAME_JUDGE, "picture", fresh, load_picture_judge, task, judges.FRAME_RECIPE, score
+    )
+
+
+def save(folder: Path, motion: MotionAdapter, adapter: Lora) -> None:
+    """Write modules, adapter and diary."""
+    history, half = history_of(folder), torch.float16
     with atomic_path(folder) as temporary:
-        write_motion(temporary, motion, "diffusers", takes_frames=True, dtype=torch.float16)
+        write_motion(temporary, motion, "diffusers", takes_frames=True, shared_noise=SHARED_NOISE, dtype=half)
+        write_lora(temporary / ADAPTER, adapter, dtype=half)
         if history:
             write_json(temporary / "training.json", history)
 
 
+FRAME_JUDGE = Stage(
+    "frame-judge", "toybox-frame-judge", train_frame_judge, "balanced", "reads class and colour of a frame of a clip"
+)
 MOTION = Stage("motion", "toybox-motion", train_motion, "both", "temporal layers of the prior: text to clips")

@@ -95,6 +95,20 @@ def as_rows(clips: Tensor) -> Tensor:
     return clips.transpose(1, 2).flatten(0, 1)
 
 
+def mixed_noise(own: Tensor, common: Tensor, share: float) -> Tensor:
+    """Noise of clips (b, c, f, h, w) of which frames have a part in common (PYoCo, 2305.10474, section 4.2).
+
+    A 2D prior draws alike from noise that is alike: temporal layers that learn from such noise have to move a picture,
+    not to find one that all frames agree on.
+
+    Args:
+        own: (b, c, f, h, w) standard normal.
+        common: (b, c, 1, h, w) standard normal.
+        share: of the variance, in [0, 1], that is common.
+    """
+    return share**0.5 * common + (1 - share) ** 0.5 * own
+
+
 class MotionBackbone(LatentDenoiser):
     """A 2D backbone lifted into time. Where a 2D one takes pictures, it takes the frames of clips, side by side.
 

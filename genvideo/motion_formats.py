@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import torch
 from diffusers.models.unets.unet_motion_model import MotionAdapter
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -31,6 +32,7 @@ from core2d.run import atomic_path, write_json
 Style = Literal["original", "diffusers"]
 PICKLES = (".ckpt", ".pth", ".pt", ".bin")
 OURS = "liftkit.json"  # beside config.json: what no published module can do
+ADAPTER = "domain_adapter.safetensors"  # beside it, where they were trained together
 SETTINGS = "liftkit_settings"  # in the metadata of a safetensors file: what shapes do not tell
 V1_WINDOW = 24
 RENAMES = (  # original, diffusers
@@ -61,6 +63,8 @@ class MotionFile:
         motion: frozen, in eval mode, on the CPU.
         norms: as they were trained.
         takes_frames: whether they were trained with frames that are given without noise.
+        shared_noise: the share of the noise that frames had in common in training.
+        adapters: files of low-rank changes that they were trained with, and their strengths.
         report: how the tensors found differ from what the modules need; nothing missing or of another shape.
         matched: how many tensors were taken.
     """
@@ -68,6 +72,8 @@ class MotionFile:
     motion: MotionAdapter
     norms: Norms
     takes_frames: bool
+    shared_noise: float
+    adapters: Mapping[str | Path, float]
     report: Comparison
     matched: int
 
@@ -95,19 +101,19 @@ def read_motion(name_or_path: str | Path, heads: int | None = None) -> MotionFil
 
 
 def write_motion(path: Path, motion: MotionAdapter, style: Style = "diffusers", takes_frames: bool = False,
-                 dtype: torch.dtype | None = None) -> None:  # fmt: skip
+                 shared_noise: float = 0.0, dtype: torch.dtype | None = None) -> None:  # fmt: skip
     """Write motion modules, whole or not at all.
 
     Args:
         path: of a folder for `diffusers`, of a .safetensors file for `original`.
-        takes_frames: said in a folder only.
+        takes_frames, shared_noise: said in a folder only; see `MotionFile`.
         dtype: of the weights; as they are by default.
     """
     if style == "diffusers":
         with atomic_path(path) as folder:
             save_model(motion, folder, dtype)
             if takes_frames:
-                write_json(folder / OURS, {"takes_frames": True})
+                write_json(folder / OURS, {"takes_frames": True, "shared_noise": shared_noise})
         return
     if path.suffix != ".safetensors":
         raise InputError(f"cannot write {path}: a file of motion modules ends in .safetensors")
@@ -140,20 +146,24 @@ def to_original(motion: MotionAdapter) -> dict[str, Tensor]:
     """The tensors of motion modules under the names of the original code, positional encodings in each attention."""
     state = {}
     for name, value in motion.state_dict().items():
-        name = name.replace(".motion_modules.", ".motion_modules#")  # the place stays as it is
-        place, _, rest = name.partition("#")
-        index, _, rest = rest.partition(".")
-        rest = f".{rest}"
-        for original, here in RENAMES[1:]:
-            rest = rest.replace(here, original)
-        start = f"{place}.{index}.temporal_transformer"
-        if ".pos_embed." in rest:
-            block = rest.removesuffix(".pos_embed.pe")
-            for attention in (0, 1):
-                state[f"{start}{block}.attention_blocks.{attention}.pos_encoder.pe"] = value.clone()
-        else:
-            state[start + rest] = value
+        if not name.endswith(".pos_embed.pe"):
+            state[to_original_name(name)] = value
+            continue
+        block = to_original_name(name.removesuffix("pos_embed.pe"))
+        for attention in (0, 1):
+            state[f"{block}attention_blocks.{attention}.pos_encoder.pe"] = value.clone()
     return state
+
+
+def to_original_name(name: str) -> str:
+    """The original code's name of something in a motion module; names of other things stay as they are."""
+    place = PLACE.search(name)
+    if place is None:
+        return name
+    rest = f".{name[place.end() :]}"
+    for original, here in RENAMES[1:]:
+        rest = rest.replace(here, original)
+    return f"{name[: place.end()]}temporal_transformer{rest}"
 
 
 def config_of(state: Mapping[str, Tensor], window: int, heads: int) -> dict[str, Any]:
@@ -189,17 +199,13 @@ def _read_folder(folder: Path) -> MotionFile:
         raise InputError(f"{folder} holds a {config.get('_class_name', 'model without a name')}, not motion modules")
     motion = load_model(MotionAdapter, folder, torch.float32)
     ours = read_json(folder / OURS) if (folder / OURS).is_file() else {}
-    return MotionFile(motion, Norms(), bool(ours.get("takes_frames")), Comparison([], [], []), len(motion.state_dict()))
+    adapters = {folder / ADAPTER: 1.0} if (folder / ADAPTER).is_file() else {}
+    return MotionFile(motion, Norms(), bool(ours.get("takes_frames")), float(ours.get("shared_noise", 0.0)), adapters,
+                      Comparison([], [], []), len(motion.state_dict()))  # fmt: skip
 
 
 def _read_file(path: Path, heads: int | None) -> MotionFile:
-    if path.suffix == ".safetensors":
-        read_manifest([path])  # says what is wrong with a damaged one
-        state, said = load_file(path), _heads_in(path)
-    elif path.suffix in PICKLES:
-        state, said = read_state(path), None
-    else:
-        raise InputError(f"{path} is no file of motion modules: give .safetensors or {', '.join(PICKLES)}")
+    state, said = read_tensors(path), _heads_in(path)
     encodings = [value.shape[1] for name, value in state.items() if name.endswith((".pos_encoder.pe", ".pos_embed.pe"))]
     original = any("temporal_transformer" in name for name in state)
     found = to_diffusers(state)
@@ -220,13 +226,23 @@ def _read_file(path: Path, heads: int | None) -> MotionFile:
     motion.load_state_dict({name: found[name].float() for name in needed}, strict=False)
     first_version = original and not config["use_motion_mid_block"] and config["motion_max_seq_length"] == V1_WINDOW
     norms = Norms("frame", "clip" if first_version else "frame") if original else Norms()
-    return MotionFile(motion.requires_grad_(False).eval(), norms, False, report, len(needed))
+    return MotionFile(motion.requires_grad_(False).eval(), norms, False, 0.0, {}, report, len(needed))
+
+
+def read_tensors(path: Path) -> Mapping[str, Tensor]:
+    """All tensors of a file; InputError for one that is damaged or of no such kind. No pickle is ever run."""
+    if path.suffix == ".safetensors":
+        read_manifest([path])  # says what is wrong with a damaged one
+        return load_file(path)
+    if path.suffix in PICKLES:
+        return read_state(path)
+    raise InputError(f"{path} is no file of weights: give .safetensors or {', '.join(PICKLES)}")
 
 
 def _heads_in(path: Path) -> int | None:
     """The number of heads that a file of ours names."""
-    from safetensors import safe_open
-
+    if path.suffix != ".safetensors":
+        return None
     with safe_open(path, "pt") as file:
         said = (file.metadata() or {}).get(SETTINGS, "")
     return int(said) if said.isdigit() else None

@@ -20,7 +20,7 @@ from torch import Tensor
 from core2d.backbone import Backbone
 from core2d.schedule import NoiseSchedule
 from core2d.training import step_generator
-from genvideo.motion import IN_MOTION, temporal_parameters
+from genvideo.motion import IN_MOTION, mixed_noise, temporal_parameters
 
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")  # of an attention
 
@@ -61,6 +61,7 @@ class MotionTask:
         still: share of clips that stop at one of their frames, under a caption that asks for no motion: without them
             whatever is shown would move, asked or not.
         given: share of clips of which the first frame is given, of which the last, and of which both.
+        shared_noise: see `genvideo.motion.mixed_noise`; the published modules have none.
         snr_floor: see `core2d.denoising.DenoisingTask`.
     """
 
@@ -70,6 +71,7 @@ class MotionTask:
     drop: float = 0.1
     still: float = 0.1
     given: tuple[float, float, float] = (0.25, 0.05, 0.1)
+    shared_noise: float = 0.0
     snr_floor: float = 0.3
     seed: int = 0
 
@@ -79,7 +81,8 @@ class MotionTask:
         chosen = torch.randint(len(self.clips.latents), (batch_size,), generator=generator)
         stops = torch.rand(batch_size, generator=generator) < self.still
         latents, words = self._shown(chosen, stops, generator)
-        noise = torch.randn(latents.shape, generator=generator)
+        own = torch.randn(latents.shape, generator=generator)
+        noise = mixed_noise(own, torch.randn(latents[:, :, :1].shape, generator=generator), self.shared_noise)
         timesteps = torch.randint(self.schedule.num_train_timesteps, (batch_size,), generator=generator)
         dropped = torch.rand(batch_size, generator=generator) < self.drop
         given = given_frames(torch.rand(batch_size, generator=generator), latents.shape[2], self.given)  # (n, f)

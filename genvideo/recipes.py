@@ -37,6 +37,8 @@ class TextToVideoRecipe(Recipe):
     """A bundled model (see `core2d models`), or the folder of an SD 1.x model."""
     motion: str = "toybox-motion"
     """Motion modules: a bundled name, a folder of diffusers, or a file such as mm_sd_v15_v2.ckpt."""
+    lora: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FILE[@STRENGTH]")] = ()
+    """MotionLoRAs and domain adapters to add, such as v2_lora_ZoomIn.ckpt@0.8; a strength of 1 where none is named."""
     frames: int = 16
     """Frames of a clip; more than a window are drawn in overlapping windows."""
     fps: str = "8"
@@ -81,6 +83,9 @@ class TextToVideoRecipe(Recipe):
         for name, path in (("--image", self.image), ("--last", self.last), ("--video", self.video)):
             if path is not None and not path.exists():
                 raise InputError(f"{name} {path}: no such file")
+        for path in self.loras:
+            if not path.is_file():
+                raise InputError(f"--lora {path}: no such file")
         self.check_output()
         resolve(self.model)
 
@@ -101,6 +106,18 @@ class TextToVideoRecipe(Recipe):
         if not found:
             raise InputError('no prompt: give at least one, such as "a red mug spinning clockwise"')
         return tuple(dict.fromkeys(prompt.strip() for prompt in found))
+
+    @property
+    def loras(self) -> dict[Path, float]:
+        """The files of --lora and their strengths; InputError where one is no number."""
+        found = {}
+        for one in self.lora:
+            name, _, strength = one.rpartition("@") if "@" in one else (one, "", "1")
+            try:
+                found[Path(name).expanduser()] = float(strength)
+            except ValueError as error:
+                raise InputError(f"--lora {one}: give a file, or FILE@STRENGTH such as {name}@0.8") from error
+        return found
 
     @property
     def makes_a_folder(self) -> bool:

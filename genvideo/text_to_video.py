@@ -68,7 +68,7 @@ def _run_many(recipe: TextToVideoRecipe) -> Result:
 def load(recipe: TextToVideoRecipe) -> AnimateDiff:
     """The model of a recipe."""
     return AnimateDiff.from_pretrained(
-        recipe.model, recipe.motion, pick_device(recipe.device), pick_dtype(recipe.dtype)
+        recipe.model, recipe.motion, recipe.loras, pick_device(recipe.device), pick_dtype(recipe.dtype)
     )
 
 

@@ -1,7 +1,7 @@
 """Train the bundled models: all stages in order, or those that are named.
 
     python scripts/train_bundled.py --list
-    python scripts/train_bundled.py vae clip judge prior motion-judge zero123 motion
+    python scripts/train_bundled.py vae clip judge prior motion-judge zero123 frame-judge motion
     python scripts/train_bundled.py prior --minutes 60 --resume
     accelerate launch scripts/train_bundled.py prior
 
@@ -17,9 +17,9 @@ from core2d.bundled.stages import Family, state_of
 from core2d.models import assets_folder
 from core2d.run import main_guard
 from gen3d.bundled import ZERO123
-from genvideo.bundled import MOTION
+from genvideo.bundled import FRAME_JUDGE, MOTION
 
-STAGES = {**stages.STAGES, ZERO123.name: ZERO123, MOTION.name: MOTION}
+STAGES = {**stages.STAGES, **{stage.name: stage for stage in (ZERO123, FRAME_JUDGE, MOTION)}}
 
 
 def main() -> None:

@@ -47,6 +47,14 @@ batch is (before its last training a quarter, from as many rejects as pictures o
 many clips.
 """,
     ),
+    "toybox-frame-judge": (
+        "Judge of Toybox: what a frame of a clip shows",
+        """\
+`picture.safetensors` is the picture judge of toybox-judge, trained on with frames of clips. In those the bodies are
+smaller and anywhere in the picture, and the first judge, which knows stills alone, rejects half of them. Seeds, rejects
+and rules are those of toybox-judge; the rejects stand as bodies in clips do. The table below counts the frames.
+""",
+    ),
     "toybox-zero123": (
         "Zero-1-to-3 of Toybox: one picture's object from other views",
         """\

@@ -18,13 +18,16 @@ from core2d.toybox.clips import draw_clips, words_of
 from core2d.toybox.dataset import Pictures, draw, to_bytes
 from core2d.toybox.judge import REJECT, MotionJudge, PictureJudge
 from core2d.toybox.rejects import draw_rejects
-from core2d.toybox.scene import still
+from core2d.toybox.scene import frame, still
 from core2d.training import TrainingRecipe, step_generator
 
 SEED = world.JUDGE_SEEDS[0]
 ANSWER_WEIGHTS = (1.0, 1.0, 2.0, 2.0)  # class, colour, view, azimuth: the last two are seldom labelled
 PICTURE_RECIPE = TrainingRecipe(
     steps=6000, batch_size=128, learning_rate=3e-3, warmup_steps=100, weight_decay=0.02, ema_decay=0.995
+)
+FRAME_RECIPE = TrainingRecipe(
+    steps=1500, batch_size=128, learning_rate=2e-3, warmup_steps=100, weight_decay=0.02, ema_decay=0.99
 )
 MOTION_RECIPE = TrainingRecipe(
     steps=1500, batch_size=24, learning_rate=2e-3, warmup_steps=100, weight_decay=0.02, ema_decay=0.99
@@ -36,12 +39,18 @@ def judge_pictures(cache: Path, count: int, size: int = 64) -> Pictures:
     return draw(cache / f"v{world.VERSION}-judges-{size}px-{count}", partial(still, SEED, kind="object"), count, size)
 
 
-def reject_pictures(cache: Path, count: int, size: int = 64) -> np.ndarray:
+def judge_frames(cache: Path, count: int, size: int = 64) -> Pictures:
+    """One frame of each of `count` clips of objects, with the judges' seed."""
+    return draw(cache / f"v{world.VERSION}-judge-frames-{size}px-{count}", partial(frame, SEED), count, size)
+
+
+def reject_pictures(cache: Path, count: int, size: int = 64, in_clips: bool = False) -> np.ndarray:
     """(count, 3, size, size) uint8 of what must be rejected."""
-    path = cache / f"v{world.VERSION}-rejects-{size}px-{count}.npy"
+    of = "clip-rejects" if in_clips else "rejects"
+    path = cache / f"v{world.VERSION}-{of}-{size}px-{count}.npy"
     if not path.is_file():
         chunks = [range(start, min(start + 256, count)) for start in range(0, count, 256)]
-        rows = [to_bytes(draw_rejects(SEED, chunk, size)).transpose(0, 3, 1, 2) for chunk in chunks]
+        rows = [to_bytes(draw_rejects(SEED, chunk, size, in_clips)).transpose(0, 3, 1, 2) for chunk in chunks]
         with atomic_path(path) as temporary:
             np.save(temporary, np.concatenate(rows))
     return np.load(path, mmap_mode="r")

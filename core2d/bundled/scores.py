@@ -22,7 +22,7 @@ from core2d.toybox.dataset import azimuth_bin, labels_of, mixed_scene, to_bytes
 from core2d.toybox.judge import CLIP_FRAMES, REJECT, MotionJudge, PictureJudge
 from core2d.toybox.rejects import draw_rejects
 from core2d.toybox.render import render
-from core2d.toybox.scene import Scene, moment, still
+from core2d.toybox.scene import Scene, frame, moment, still
 
 Scores = dict[str, float]
 ELEVATION = 20.0  # degrees, of samples with a camera
@@ -146,15 +146,21 @@ def camera_scores(pipeline: TextToImage, judge: PictureJudge, seed: int, guidanc
     return {"camera_azimuth": _share(right), "camera_both": _share(verdict.is_right(names, colors))}
 
 
-def judge_scores(judge: PictureJudge, seed: int, size: int = 64, count: int = 4096, rejects: int = 1024) -> Scores:
-    """Accuracy on honest renders that no model was trained on, and how many rejects are rejected."""
-    scenes = [still(seed, i, kind="object") for i in range(count)]
+def judge_scores(
+    judge: PictureJudge, seed: int, size: int = 64, count: int = 4096, rejects: int = 1024, in_clips: bool = False
+) -> Scores:
+    """Accuracy on honest renders that no model was trained on, and how many rejects are rejected.
+
+    Args:
+        in_clips: frames of clips, and rejects that stand as in those, instead of stills.
+    """
+    scenes = [frame(seed, i) if in_clips else still(seed, i, kind="object") for i in range(count)]
     chunks = [scenes[start : start + 512] for start in range(0, count, 512)]
     verdict = judge.judge(torch.cat([pictures_of(chunk, size)[0] for chunk in chunks]))
     labels = torch.tensor([labels_of(scene) for scene in scenes])
     fronted = labels[:, 3] >= 0
     viewed = labels[:, 2] >= 0
-    false = judge.judge(torch.from_numpy(draw_rejects(seed, range(rejects), size)).permute(0, 3, 1, 2))
+    false = judge.judge(torch.from_numpy(draw_rejects(seed, range(rejects), size, in_clips)).permute(0, 3, 1, 2))
     rejected = false.classes == REJECT
     kinds = ("blob", "chimera", "two-coloured", "noisy")
     right = _share(verdict.classes == labels[:, 0])

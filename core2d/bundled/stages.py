@@ -241,9 +241,10 @@ def train_judge(family: Family) -> scores.Scores:
         pictures = judges.judge_pictures(family.data, 2 * family.pictures, 64)
         return judges.PictureJudgeTask(model, pictures, judges.reject_pictures(family.data, 4 * family.pictures, 64))
 
-    return _train_judge(
-        family, "judge", "picture", PictureJudge, load_picture_judge, task, judges.PICTURE_RECIPE, scores.judge_scores
-    )
+    return train_a_judge(
+        family, STAGES["judge"], "picture", PictureJudge, load_picture_judge, task, judges.PICTURE_RECIPE,
+        scores.judge_scores,
+    )  # fmt: skip
 
 
 def train_motion_judge(family: Family) -> scores.Scores:
@@ -252,15 +253,15 @@ def train_motion_judge(family: Family) -> scores.Scores:
     def task(model: MotionJudge) -> judges.MotionJudgeTask:
         return judges.MotionJudgeTask(model, *judges.judge_clips(family.data, family.pictures // 6, 64))
 
-    return _train_judge(
-        family, "motion-judge", "motion", MotionJudge, load_motion_judge, task, judges.MOTION_RECIPE,
+    return train_a_judge(
+        family, STAGES["motion-judge"], "motion", MotionJudge, load_motion_judge, task, judges.MOTION_RECIPE,
         scores.motion_judge_scores,
     )  # fmt: skip
 
 
-def _train_judge(
+def train_a_judge(
     family: Family,
-    stage: str,
+    stage: Stage,
     file: str,
     fresh: Callable[[], Judge],
     load: Callable[[Path], Judge],
@@ -269,16 +270,16 @@ def _train_judge(
     score: Callable[[Judge, int], scores.Scores],
 ) -> scores.Scores:
     """One judge; `task` draws its pictures at the first time."""
-    folder = family.assets / "toybox-judge"
+    folder = family.assets / stage.folder
     torch.manual_seed(4)
     model = fresh() if family.starts_fresh(folder / f"{file}.safetensors") else load(folder)
     model.requires_grad_(True)
     with processes().main_process_first():
         work = task(model)
     recipe = family.recipe(recipe)
-    spent = run_training(family, stage, work, recipe)
+    spent = run_training(family, stage.name, work, recipe)
     found = score(model.eval(), world.TUNING_SEEDS[0])
-    return keep(family, STAGES[stage], recipe, spent, found, lambda: judges.save(model, folder, file))
+    return keep(family, stage, recipe, spent, found, lambda: judges.save(model, folder, file))
 
 
 STAGES = {

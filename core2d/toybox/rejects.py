@@ -16,10 +16,16 @@ from core2d.toybox.scene import Scene, finish_still, random_object, still
 KINDS = ("blob", "chimera", "two-coloured", "noisy")
 
 
-def draw_rejects(seed: int, indices: range, size: int) -> np.ndarray:
-    """(n, size, size, 3) float32 pictures; picture i is of kind `KINDS[i % 4]`."""
+def draw_rejects(seed: int, indices: range, size: int, in_clips: bool = False) -> np.ndarray:
+    """(n, size, size, 3) float32 pictures; picture i is of kind `KINDS[i % 4]`.
+
+    Args:
+        in_clips: bodies as small and as far from the middle as those in clips are.
+    """
     randoms = {i: Random(f"{world.VERSION}/reject/{seed}/{i}") for i in indices}
     first = [_first(randoms[i], KINDS[i % 4], seed, i) for i in indices]
+    if in_clips:
+        first = [_as_in_clip(randoms[i], scene) for i, scene in zip(indices, first, strict=True)]
     second = [_second(randoms[i], KINDS[i % 4], scene) for i, scene in zip(indices, first, strict=True)]
     a, b = render(first, size), render(second, size)
     pictures = []
@@ -37,6 +43,16 @@ def draw_rejects(seed: int, indices: range, size: int) -> np.ndarray:
 def _first(random: Random, kind: str, seed: int, index: int) -> Scene:
     scene = still(seed, 10_000_000 + index, kind="object")
     return finish_still(random, replace(scene, parts=_blob(random), pattern=None)) if kind == "blob" else scene
+
+
+def _as_in_clip(random: Random, scene: Scene) -> Scene:
+    """A still body at the size and place of one that moves (see `core2d.toybox.scene.moment`)."""
+    scale = 0.82 * (random.uniform(0.6, 1.4) if random.random() < 0.3 else 1.0)
+    sideways, up = random.uniform(-0.58, 0.58), random.choice((0.0, random.uniform(0.0, 0.4)))
+    azimuth = scene.view.azimuth
+    offset = (-sideways * math.sin(azimuth), sideways * math.cos(azimuth), up)
+    return replace(scene, scale=scale, offset=offset,
+                   view=replace(scene.view, radius=random.uniform(*world.CLIP_CAMERA_RADIUS)))  # fmt: skip
 
 
 def _second(random: Random, kind: str, scene: Scene) -> Scene:

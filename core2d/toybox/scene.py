@@ -125,6 +125,11 @@ def moment(seed: int, index: int, frame: int, frames: int, kind: str | None = No
     return replace(scene, motion=motion, caption=_caption(random, scene, motion, view_word))
 
 
+def frame(seed: int, index: int, frames: int = 16) -> Scene:
+    """One moment of the clip of an object at this address: an earlier or a later one from index to index."""
+    return moment(seed, index, index % frames, frames, kind="object")
+
+
 def draw_pair(random: Random, seed: int) -> tuple[str, str]:
     """A class and a colour; generator seeds never give a held-out pair."""
     while True:

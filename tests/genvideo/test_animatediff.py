@@ -13,8 +13,9 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from core2d.backbone import Backbone
 from core2d.errors import InputError
 from genvideo.animatediff import PUBLISHED_BETAS, AnimateDiff
-from genvideo.motion import MotionBackbone
-from genvideo.motion_formats import write_motion
+from genvideo.motion import MotionBackbone, inflate
+from genvideo.motion_formats import ADAPTER, write_motion
+from genvideo.motion_lora import Lora, write_lora
 
 
 @pytest.fixture
@@ -110,6 +111,26 @@ def test_how_noisy_a_clip_begins(pipeline: AnimateDiff):
         pipeline("a red mug", latents=noise, num_inference_steps=10, video=video, strength=0.3, scheduler=solver,
                  callback_on_step_end=note)  # fmt: skip
         assert [step for step, _ in seen] == [7, 8, 9], solver
+
+
+def test_modules_bring_the_noise_and_the_adapter_that_they_learned_with(
+    tiny_folder: Callable[..., Path], motion: MotionAdapter, tmp_path: Path
+):
+    write_motion(tmp_path / "motion", motion, takes_frames=True, shared_noise=0.75)
+    layer = "down_blocks.0.motion_modules.0.transformer_blocks.0.attn1.to_q"
+    width = motion.config["block_out_channels"][0]
+    write_lora(tmp_path / "motion" / ADAPTER, Lora({layer: (torch.ones(1, width), torch.full((width, 1), 0.5))}))
+    plain = Backbone.load(tiny_folder("sd1"))
+    pipeline = AnimateDiff.from_pretrained(tiny_folder("sd1"), tmp_path / "motion")
+    unets = pipeline.prior.unet, inflate(plain.family.denoiser, motion)
+    found, before = (unet.get_submodule(layer) for unet in unets)
+    grown = found.weight - before.weight
+    torch.testing.assert_close(grown, torch.full_like(grown, 0.5))
+    noise = pipeline._noise((2, 4, 16, 32, 32), [torch.Generator().manual_seed(seed) for seed in (1, 2)])
+    seen = noise.flatten(3)  # (n, c, f, p)
+    alike = (seen[:, :, :-1] * seen[:, :, 1:]).mean()
+    assert abs(seen.std().item() - 1) < 0.02 and abs(alike.item() - 0.75) < 0.03
+    assert (seen[0] * seen[1]).mean().abs() < 0.02  # clips have nothing in common
 
 
 def test_published_modules_bring_their_own_schedule(

@@ -120,7 +120,7 @@ def test_what_holds_no_modules_is_one_clear_error(flat: Backbone, motion: Motion
     for name, words in {
         "other.safetensors": r"holds no motion modules",
         "half.safetensors": "damaged",
-        "notes.txt": "no file of motion modules",
+        "notes.txt": "no file of weights",
         "unet": "holds a UNet2DConditionModel, not motion modules",
         "none": "no motion modules at",
     }.items():

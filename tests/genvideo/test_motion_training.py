@@ -90,6 +90,16 @@ def test_the_loss_of_the_frames_that_are_asked_for(flat: Backbone, clips: Encode
     torch.testing.assert_close(task.loss(task.model, rows)[0], (error * rows["weight"]).mean())
 
 
+def test_noise_that_frames_share(flat: Backbone, clips: EncodedClips):
+    alike = []
+    for share in (0.0, 0.5):
+        task = task_of(flat, clips, shared_noise=share, given=(0.0, 0.0, 0.0))
+        noise = task.batch(0, torch.arange(400), 400)["target"]  # of an epsilon prior
+        assert abs(noise.std().item() - 1) < 0.02
+        alike.append((noise[:, :, 0] * noise[:, :, 3]).mean().item())
+    assert abs(alike[0]) < 0.02 and abs(alike[1] - 0.5) < 0.03
+
+
 def test_a_single_frame_is_never_given():
     assert not given_frames(torch.zeros(3), 1, (1.0, 0.0, 0.0)).any()
 
