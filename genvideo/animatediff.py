@@ -143,7 +143,7 @@ class AnimateDiff:
         windows = self._windows(num_frames, window, overlap)
         shape = (len(prompts), self.prior.latent_channels, num_frames, *self._latent_size(height, width))
         generators = _generators(generator, seed, len(prompts))
-        noise = self._noise(shape, generators) if latents is None else latents
+        noise = self.initial_noise(shape, generators) if latents is None else latents
         if noise.shape != shape:
             raise InputError(f"latents have shape {tuple(noise.shape)} where {shape} is needed")
 
@@ -161,7 +161,8 @@ class AnimateDiff:
             return AnimateDiffOutput(found)
         return AnimateDiffOutput(self.prior.decode_clips(found, decode_chunk_size).transpose(1, 2))
 
-    def _noise(self, shape: tuple[int, ...], generators: list[torch.Generator]) -> Tensor:
+    def initial_noise(self, shape: tuple[int, ...], generators: list[torch.Generator]) -> Tensor:
+        """Standard normal noise (n, c, f, h, w) to start from, one generator for each clip."""
         noise = randn_tensor(shape, generators, self.prior.device, torch.float32)
         if not self.shared_noise:  # then it is that of the stock pipeline, number by number
             return noise

@@ -42,10 +42,11 @@ from genvideo.clip_scores import (
 )
 from genvideo.motion import MotionBackbone, fresh_motion
 from genvideo.motion_formats import read_motion
+from genvideo.motion_lora import add_lora, read_lora
 from genvideo.windows import window_starts
 
 STEPS, WINDOW, OVERLAP = 25, 16, 4
-STILLS, FROM_PICTURES, LONG, LONG_FRAMES = 12, 32, 4, 64
+TRUE, STILLS, FROM_PICTURES, LONG, LONG_FRAMES = 64, 12, 32, 4, 64
 ON_THE_SHEET = ("spinning clockwise", "bouncing", "sliding left", "hopping right", "growing",
                 "camera orbiting clockwise", "camera zooming in", "camera panning left")  # fmt: skip
 GIFS = {"mug.gif": "a red mug spinning clockwise", "duck.gif": "a yellow duck hopping right"}
@@ -55,10 +56,13 @@ def items_of(assets: Path, seed: int) -> list[Item]:
     """All items of the suite, for the models in `assets`. The bars of GPU-trained weights are higher."""
     motion, prior = assets / "toybox-motion", assets / "toybox-sd"
     needs = (motion, prior)
-    judged = (*needs, assets / "toybox-judge" / "picture.safetensors", assets / "toybox-judge" / "motion.safetensors")
+    judges = (assets / "toybox-frame-judge", assets / "toybox-judge" / "motion.safetensors")
+    judged = (*needs, *judges)
     return [
         Item("clips", "judged motion, class and colour of 40 prompts", partial(clips, assets, seed),
              at_least={"motion": 0.75, "class_and_color": 0.85, "motion_unseen": 0.60}, needs=judged),
+        Item("true-clips", "what the judges read in true clips, as they are and through the VAE",
+             partial(true, assets, seed), needs=(prior, *judges)),
         Item("stillness", "clips of which no motion is asked, against still ones through the VAE",
              partial(stillness, assets, seed), at_most={"over_vae": 1.5}, needs=needs),
         Item("flicker", "where nothing moves, against true clips through the VAE", partial(flickering, assets, seed),
@@ -120,6 +124,23 @@ def clips(assets: Path, seed: int) -> tuple[Numbers, list[Record]]:
         "clips": len(wanted),
     }
     return numbers, rows_of([one.prompt for one in wanted], found)
+
+
+def true(assets: Path, seed: int) -> Numbers:
+    """No generator can be expected to be read better than what its decoder makes of the truth."""
+    chosen = list(islice((clip for clip in true_clips(seed) if is_drawn(clip[0].name, str(clip[0].motion))), TRUE))
+    wanted = [Asked(clip[0].name, clip[0].colors[0], str(clip[0].motion)) for clip in chosen]
+    flat = Backbone.load(assets / "toybox-sd")
+    clear = [frames_of(clip) for clip in chosen]
+    found = judged(assets, clear, wanted)
+    through_vae = judged(assets, [flat.decode(flat.encode_images(frames)) for frames in clear], wanted)
+    return {
+        "motion": found.motion_right.float().mean().item(),
+        "class_and_color": found.frames_right.mean().item(),
+        "motion_through_vae": through_vae.motion_right.float().mean().item(),
+        "class_and_color_through_vae": through_vae.frames_right.mean().item(),
+        "clips": len(chosen),
+    }
 
 
 def stillness(assets: Path, seed: int) -> Numbers:
@@ -207,22 +228,26 @@ def stock_parity(assets: Path, seed: int) -> Numbers:
     """The same weights, scheduler and generators; frames in [0, 1]."""
     ours = pipeline_of(assets)
     prompts = [one.prompt for one in asked(seed, 2)]
-    theirs = stock_pipeline(assets)(
-        prompts, num_frames=CLIP_FRAMES, num_inference_steps=STEPS, guidance_scale=5.0, output_type="pt",
-        generator=[torch.Generator().manual_seed(1000 * seed + index) for index in range(len(prompts))],
-    ).frames  # fmt: skip
-    mine = ours(prompts, seed=1000 * seed, num_inference_steps=STEPS, guidance_scale=5.0).frames
+    noise = ours.initial_noise(
+        (len(prompts), ours.prior.latent_channels, CLIP_FRAMES, ours.prior.latent_size, ours.prior.latent_size),
+        [torch.Generator().manual_seed(1000 * seed + index) for index in range(len(prompts))],
+    )
+    settings: Any = {"num_inference_steps": STEPS, "guidance_scale": 5.0, "output_type": "pt", "latents": noise}
+    theirs = stock_pipeline(assets)(prompts, num_frames=CLIP_FRAMES, **settings).frames
+    mine = ours(prompts, **settings).frames
     return {"max_difference": largest_difference(mine, theirs), "clips": len(prompts)}
 
 
 def stock_pipeline(assets: Path) -> Any:
     """diffusers' AnimateDiffPipeline of the same weights, without a progress bar."""
-    flat, motion = Backbone.load(assets / "toybox-sd"), read_motion(assets / "toybox-motion").motion
+    flat, modules = Backbone.load(assets / "toybox-sd"), read_motion(assets / "toybox-motion")
+    for adapter, strength in modules.adapters.items():
+        add_lora(flat.family.denoiser, read_lora(adapter), strength)
     parts: Any = flat.family.parts
     scheduler: Any = DDIMScheduler.from_config(flat.scheduler_config)
     made = AnimateDiffPipeline(
         vae=flat.vae, text_encoder=parts["text_encoder"], tokenizer=parts["tokenizer"], unet=parts["unet"],
-        motion_adapter=motion, scheduler=scheduler,
+        motion_adapter=modules.motion, scheduler=scheduler,
     )  # fmt: skip
     made.set_progress_bar_config(disable=True)
     return made
@@ -257,8 +282,8 @@ def frames_of(scenes: Sequence[Scene]) -> Tensor:
 
 
 def judged(assets: Path, drawn: Sequence[Tensor], wanted: Sequence[Asked]) -> ClipScores:
-    judge = assets / "toybox-judge"
-    return score_clips(drawn, wanted, load_motion_judge(judge), load_picture_judge(judge))
+    motion_judge = load_motion_judge(assets / "toybox-judge")
+    return score_clips(drawn, wanted, motion_judge, load_picture_judge(assets / "toybox-frame-judge"))
 
 
 def rows_of(prompts: Sequence[str], found: ClipScores) -> list[Record]:

@@ -126,7 +126,7 @@ def test_modules_bring_the_noise_and_the_adapter_that_they_learned_with(
     found, before = (unet.get_submodule(layer) for unet in unets)
     grown = found.weight - before.weight
     torch.testing.assert_close(grown, torch.full_like(grown, 0.5))
-    noise = pipeline._noise((2, 4, 16, 32, 32), [torch.Generator().manual_seed(seed) for seed in (1, 2)])
+    noise = pipeline.initial_noise((2, 4, 16, 32, 32), [torch.Generator().manual_seed(seed) for seed in (1, 2)])
     seen = noise.flatten(3)  # (n, c, f, p)
     alike = (seen[:, :, :-1] * seen[:, :, 1:]).mean()
     assert abs(seen.std().item() - 1) < 0.02 and abs(alike.item() - 0.75) < 0.03
