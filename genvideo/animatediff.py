@@ -28,6 +28,7 @@ from core2d.sampling import Guided, OnStep, denoise
 from genvideo.motion import MotionBackbone, as_clips, as_rows, mixed_noise
 from genvideo.motion_formats import read_motion
 from genvideo.motion_lora import add_lora, read_lora
+from genvideo.sparse_control import Controlled, SparseControl, read_sparse_control
 from genvideo.windows import blend, window_starts, window_weights
 
 # On which the published modules were trained, whatever their backbone was (2307.04725, configs of the authors' code).
@@ -51,6 +52,7 @@ class AnimateDiff:
         scheduler: of diffusers, by name or made; by default that of the prior.
         takes_frames: whether the modules were trained with frames that are given without noise.
         shared_noise: the share of the noise that frames had in common in training; see `genvideo.motion.mixed_noise`.
+        control: an encoder that tells the modules of given frames (SparseCtrl), where they take none themselves.
     """
 
     def __init__(
@@ -59,8 +61,11 @@ class AnimateDiff:
         scheduler: SchedulerMixin | str | None = None,
         takes_frames: bool = False,
         shared_noise: float = 0.0,
+        control: SparseControl | None = None,
     ):
-        self.prior, self.takes_frames, self.shared_noise = prior, takes_frames, shared_noise
+        self.prior, self.takes_frames, self.shared_noise, self.control = prior, takes_frames, shared_noise, control
+        if control is not None:
+            control.model.to(prior.device, prior.dtype)
         self.scheduler = make_scheduler(prior.scheduler_config, scheduler)
 
     @classmethod
@@ -69,6 +74,7 @@ class AnimateDiff:
         model: str | Path = "toybox-sd",
         motion: str | Path = "toybox-motion",
         loras: Mapping[str | Path, float] | None = None,
+        control: str | Path | None = None,
         device: str | torch.device = "cpu",
         dtype: str | torch.dtype | None = None,
     ) -> AnimateDiff:
@@ -76,6 +82,7 @@ class AnimateDiff:
 
         Args:
             loras: files of MotionLoRAs and domain adapters, and how strongly each is added.
+            control: a SparseCtrl encoder; see `read_sparse_control`.
 
         Raises:
             InputError: one cannot be read, or they do not fit together.
@@ -86,7 +93,8 @@ class AnimateDiff:
             add_lora(prior.unet, read_lora(file), strength)
         if modules.is_published:
             prior.use_schedule(flat.scheduler_config | PUBLISHED_BETAS)
-        return cls(prior, takes_frames=modules.takes_frames, shared_noise=modules.shared_noise)
+        encoder = None if control is None else read_sparse_control(control)
+        return cls(prior, None, modules.takes_frames, modules.shared_noise, encoder)
 
     @torch.no_grad()
     def __call__(
@@ -105,6 +113,7 @@ class AnimateDiff:
         width: int | None = None,
         latents: Tensor | None = None,
         given: Mapping[int, Tensor] | None = None,
+        control_scale: float = 1.0,
         video: Tensor | None = None,
         strength: float = 0.6,
         window: int | None = None,
@@ -122,6 +131,7 @@ class AnimateDiff:
             generator: one for each clip, or a seed: clip i starts from seed + i, whatever else is drawn with it.
             latents: (n, c, f, h, w) standard normal noise to start from.
             given: pictures (3, H, W) in [0, 1] by the frame that they are to be; -1 is the last.
+            control_scale: of what a SparseCtrl encoder adds.
             video: (f, 3, H, W) in [0, 1], to be drawn anew; its frames and size count.
             strength: in (0, 1], how much of `video` is noise at the start.
             window: frames at once, by default 16; `overlap` of them are shared by neighbours, by default a quarter.
@@ -147,7 +157,9 @@ class AnimateDiff:
         if noise.shape != shape:
             raise InputError(f"latents have shape {tuple(noise.shape)} where {shape} is needed")
 
-        known = self._known(given or {}, shape)
+        pictures = self._pictures(given or {}, shape)
+        known = self._known({} if self.control else pictures, shape)
+        control = self.control.see(self.prior, pictures, shape, control_scale) if self.control and pictures else None
         step = make_scheduler(self.prior.scheduler_config, scheduler or self.scheduler)
         step.set_timesteps(num_inference_steps, device=self.prior.device)
         begin, start = 0, noise * getattr(step, "init_noise_sigma", 1.0)
@@ -155,8 +167,9 @@ class AnimateDiff:
             begin, start = self._noisy(video, noise, step, strength)
         unconditional = self.prior.encode_text([negative_prompt]) if guidance_scale > 1 else None
         guide = _Clips(self.prior, self.prior.encode_text(prompts), unconditional, guidance_scale, guidance_rescale,
-                       windows, known, list(step.timesteps))  # fmt: skip
+                       windows, known, control, list(step.timesteps))  # fmt: skip
         found = known.put_into(denoise(guide, start, step, generators, callback_on_step_end, begin))
+        self.prior.control = None
         if output_type == "latent":
             return AnimateDiffOutput(found)
         return AnimateDiffOutput(self.prior.decode_clips(found, decode_chunk_size).transpose(1, 2))
@@ -189,19 +202,25 @@ class AnimateDiff:
                 raise InputError(f"a side of {side} pixels is not possible: give a multiple of {factor}")
         return sides[0] // factor, sides[1] // factor
 
-    def _known(self, given: Mapping[int, Tensor], shape: tuple[int, ...]) -> Known:
-        """The latents of given frames, for every clip alike."""
-        if given and not self.takes_frames:
-            raise InputError("these motion modules take no given frames: use toybox-motion, or modules trained "
-                             "with frames that are given")  # fmt: skip
-        frames, factor = shape[2], self.prior.vae_scale_factor
-        latents, mask = torch.zeros(shape[1:]), torch.zeros(frames, dtype=torch.bool)
+    def _pictures(self, given: Mapping[int, Tensor], shape: tuple[int, ...]) -> dict[int, Tensor]:
+        """The given frames, counted from the first."""
+        if given and not (self.takes_frames or self.control):
+            raise InputError("these motion modules take no given frames: use toybox-motion, or a SparseCtrl encoder "
+                             "beside them")  # fmt: skip
+        frames, factor, pictures = shape[2], self.prior.vae_scale_factor, {}
         for index, picture in given.items():
             if not -frames <= index < frames:
                 raise InputError(f"frame {index} is given, and the clip has frames 0 to {frames - 1}")
             if picture.shape[-2:] != (shape[3] * factor, shape[4] * factor):
                 raise InputError(f"a given frame has {picture.shape[-1]} x {picture.shape[-2]} pixels, the clip "
                                  f"{shape[4] * factor} x {shape[3] * factor}")  # fmt: skip
+            pictures[index % frames] = picture
+        return pictures
+
+    def _known(self, pictures: Mapping[int, Tensor], shape: tuple[int, ...]) -> Known:
+        """The latents of given frames, for every clip alike."""
+        latents, mask = torch.zeros(shape[1:]), torch.zeros(shape[2], dtype=torch.bool)
+        for index, picture in pictures.items():
             latents[:, index] = self.prior.encode_images(picture[None].float())[0].cpu()
             mask[index] = True
         return Known(latents.to(self.prior.device), mask.to(self.prior.device))
@@ -249,19 +268,21 @@ class _Clips:
     rescale: float
     windows: Windows
     known: Known
+    control: Controlled | None
     timesteps: list[Tensor]
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
         frames, window = self.windows.frames, self.windows.window
         starts = window_starts(frames, window, self.windows.overlap, self.timesteps.index(t))
         x_t = self.known.put_into(x_t)
-        parts = [self._predict(x_t[:, :, start : start + window], t) for start in starts]
+        parts = [self._predict(x_t[:, :, start : start + window], t, start) for start in starts]
         return blend(parts, starts, frames, window_weights(window, self.windows.overlap))
 
-    def _predict(self, clips: Tensor, t: Tensor) -> Tensor:
-        """The output for clips that the modules know the length of."""
+    def _predict(self, clips: Tensor, t: Tensor, start: int) -> Tensor:
+        """The output for a part of the clips that the modules know the length of."""
         frames = clips.shape[2]
         self.prior.frames = frames
+        self.prior.control = self.control and self.control.window(start, frames)
         condition = self.condition.repeat_interleave(frames)
         guide = Guided(self.prior, condition, self.unconditional, self.scale, self.rescale)
         return as_clips(guide(as_rows(clips), t), frames)

@@ -25,6 +25,7 @@ from core2d.models.loading import quiet_libraries
 from core2d.schedule import NoiseSchedule
 from genvideo.motion_formats import Norms
 from genvideo.norms import set_norms
+from genvideo.sparse_control import Controlled
 
 WINDOW = 32  # frames that the positional encoding of published modules knows (v2, v3)
 IN_MOTION = "motion_modules"  # what the names of temporal weights hold
@@ -121,6 +122,9 @@ class MotionBackbone(LatentDenoiser):
         frames: of a clip; may be set at any time.
         norms: what the norms see, where it is not what diffusers does.
 
+    Attributes:
+        control: frames that a SparseCtrl encoder sees, as many as `frames`; may be set at any time, like these.
+
     Raises:
         InputError: another family, or modules that do not fit.
     """
@@ -131,6 +135,7 @@ class MotionBackbone(LatentDenoiser):
         if not isinstance(flat.family, StableDiffusion):
             raise InputError(f"motion modules are for Stable Diffusion 1.x, not for {flat.family.pipeline_name}")
         super().__init__(flat.vae, flat.scheduler_config, flat.latent_size)
+        self.control: Controlled | None = None
         self.flat, self.motion, self.frames = flat, motion, frames
         self.unet = inflate(flat.family.denoiser, motion).requires_grad_(False).eval()
         self._clip_norms = set_norms(self.unet, norms or Norms())
@@ -159,7 +164,8 @@ class MotionBackbone(LatentDenoiser):
         clips = as_clips(x_t.to(self.device, self.dtype), self.frames)  # (b, c, f, h, w)
         steps = torch.as_tensor(t, device=self.device).expand(len(x_t))[:: self.frames]  # (b,)
         tokens = condition.expand(len(x_t)).to(self.device, self.dtype).tokens  # (b f, n, d)
-        output = self.unet(clips, steps, encoder_hidden_states=tokens, return_dict=False)[0]
+        added = {} if self.control is None else self.control.residuals(clips, steps, tokens)
+        output = self.unet(clips, steps, encoder_hidden_states=tokens, return_dict=False, **added)[0]
         return as_rows(output).to(x_t)
 
     def encode_clips(self, clips: Tensor, generator: Generators | None = None) -> Tensor:

@@ -40,9 +40,7 @@ class ClipNorm(nn.GroupNorm):
 def set_norms(unet: UNetMotionModel, norms: Norms) -> list[ClipNorm]:
     """Put the norms into an inflated UNet of diffusers, in place; those that must be told the number of frames."""
     if norms.motion == "frame":
-        for module in unet.modules():
-            if isinstance(module, AnimateDiffTransformer3D):
-                module.norm = _as(FrameNorm, module.norm)
+        see_frames(unet)
     if norms.residual == "frame":
         return []
     for module in unet.modules():
@@ -51,6 +49,13 @@ def set_norms(unet: UNetMotionModel, norms: Norms) -> list[ClipNorm]:
             module.norm2 = _as(ClipNorm, cast(nn.GroupNorm, module.norm2))
     unet.conv_norm_out = _as(ClipNorm, cast(nn.GroupNorm, unet.conv_norm_out))
     return [module for module in unet.modules() if isinstance(module, ClipNorm)]
+
+
+def see_frames(model: nn.Module) -> None:
+    """Let the norms of motion modules see one frame at a time, in place."""
+    for module in model.modules():
+        if isinstance(module, AnimateDiffTransformer3D):
+            module.norm = _as(FrameNorm, module.norm)
 
 
 def _as(kind: type[Norm], norm: nn.GroupNorm) -> Norm:

@@ -55,6 +55,13 @@ class TextToVideoRecipe(Recipe):
     """A picture to begin with: it becomes the first frame."""
     last: OptionalPath = None
     """A picture to end with: it becomes the last frame."""
+    keyframes: Annotated[tuple[str, ...], tyro.conf.arg(metavar="INDEX=PATH")] = ()
+    """Pictures that become other frames, such as 8=middle.png; the first frame is 0, the last -1."""
+    sparse_control: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
+    """A SparseCtrl encoder, which tells published motion modules of the pictures that are given; toybox-motion knows
+    them by itself."""
+    control_scale: float = 1.0
+    """How much that encoder counts."""
     video: OptionalPath = None
     """A clip to draw anew, as far as --strength says; its frames and rate count."""
     strength: float = 0.6
@@ -78,10 +85,12 @@ class TextToVideoRecipe(Recipe):
         if not 0 < self.strength <= 1:
             raise InputError(f"--strength {self.strength}: give a number above 0, and up to 1")
         check_between("--fps", float(self.rate), 0.01, FASTEST)
-        if self.video is not None and (self.image or self.last):
-            raise InputError("--video has its own first and last frame: leave out --image and --last")
-        for name, path in (("--image", self.image), ("--last", self.last), ("--video", self.video)):
-            if path is not None and not path.exists():
+        check_between("--control-scale", self.control_scale, 0, 10)
+        if self.video is not None and self.pictures:
+            raise InputError("--video has its own frames: leave out --image, --last and --keyframes")
+        for name, path in (("--video", self.video), ("--sparse-control", self.sparse_control),
+                           *(("the picture of a frame", path) for path in self.pictures.values())):  # fmt: skip
+            if path is not None and not Path(path).exists():
                 raise InputError(f"{name} {path}: no such file")
         for path in self.loras:
             if not path.is_file():
@@ -106,6 +115,18 @@ class TextToVideoRecipe(Recipe):
         if not found:
             raise InputError('no prompt: give at least one, such as "a red mug spinning clockwise"')
         return tuple(dict.fromkeys(prompt.strip() for prompt in found))
+
+    @property
+    def pictures(self) -> dict[int, Path]:
+        """The pictures that are given, by the frame that they become; InputError where that is no number."""
+        found = {index: path for index, path in ((0, self.image), (-1, self.last)) if path is not None}
+        for one in self.keyframes:
+            index, _, path = one.partition("=")
+            try:
+                found[int(index)] = Path(path).expanduser()
+            except ValueError as error:
+                raise InputError(f"--keyframes {one}: give INDEX=PATH, such as 8=middle.png") from error
+        return found
 
     @property
     def loras(self) -> dict[Path, float]:

@@ -68,17 +68,17 @@ def _run_many(recipe: TextToVideoRecipe) -> Result:
 def load(recipe: TextToVideoRecipe) -> AnimateDiff:
     """The model of a recipe."""
     return AnimateDiff.from_pretrained(
-        recipe.model, recipe.motion, recipe.loras, pick_device(recipe.device), pick_dtype(recipe.dtype)
-    )
+        recipe.model, recipe.motion, recipe.loras, recipe.sparse_control,
+        pick_device(recipe.device), pick_dtype(recipe.dtype),
+    )  # fmt: skip
 
 
 def draw(pipeline: AnimateDiff, recipe: TextToVideoRecipe, prompt: str) -> tuple[np.ndarray, Fraction]:
     """The clip of one prompt, uint8 (f, h, w, 3), and its rate."""
     side, rate = pipeline.prior.image_size, recipe.rate
     given = {
-        place: fitted(read_image(path)[None, ..., :3], side, str(path))[0]
-        for place, path in ((0, recipe.image), (-1, recipe.last)) if path is not None
-    }  # fmt: skip
+        place: fitted(read_image(path)[None, ..., :3], side, str(path))[0] for place, path in recipe.pictures.items()
+    }
     video = None
     if recipe.video is not None:
         frames, rate = read_video(recipe.video)
@@ -97,6 +97,7 @@ def draw(pipeline: AnimateDiff, recipe: TextToVideoRecipe, prompt: str) -> tuple
             seed=recipe.seed,
             scheduler=recipe.scheduler,
             given=given,
+            control_scale=recipe.control_scale,
             video=video,
             strength=recipe.strength,
             window=recipe.window,
