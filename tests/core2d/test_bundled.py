@@ -32,7 +32,7 @@ from core2d.toybox.judge import REJECT, MotionJudge, PictureJudge, Verdict, load
 from core2d.toybox.scene import moment, still
 from core2d.training import TrainingResult
 from gen3d.bundled import ZERO123
-from genvideo.bundled import MOTION
+from genvideo.bundled import FRAME_JUDGE, MOTION
 
 
 @pytest.fixture(scope="module")
@@ -345,7 +345,7 @@ def test_a_resumed_training_is_counted_once(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_every_stage_writes_to_a_folder_that_has_a_card() -> None:
-    assert {stage.folder for stage in (*stages.STAGES.values(), ZERO123, MOTION)} == set(ABOUT)
+    assert {stage.folder for stage in (*stages.STAGES.values(), ZERO123, FRAME_JUDGE, MOTION)} == set(ABOUT)
     assert list(stages.STAGES) == ["vae", "clip", "judge", "prior", "motion-judge"]  # each finds what it needs
 
 
@@ -371,6 +371,7 @@ def test_all_stages_in_miniature(
     rising("reconstruction_scores", count=16)
     monkeypatch.setattr(scores, "vae_scores", partial(scores.vae_scores, count=16))
     rising("clip_scores", rounds=1)
+    monkeypatch.setattr(genvideo.bundled, "judge_scores", partial(scores.judge_scores, count=16, rejects=8))
     rising("judge_scores", count=16, rejects=8)
     rising("motion_judge_scores", count=32, size=16)
     rising("prior_scores")
@@ -386,10 +387,10 @@ def test_all_stages_in_miniature(
         main()
         return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
-    assert [line["state"] for line in call("--list")] == ["not trained"] * 7
+    assert [line["state"] for line in call("--list")] == ["not trained"] * 8
     assert not assets.exists()
-    first = call("vae", "clip", "judge", "prior", "motion-judge", "zero123", "motion")
-    every = (*stages.STAGES.values(), ZERO123, MOTION)
+    first = call("vae", "clip", "judge", "prior", "motion-judge", "zero123", "frame-judge", "motion")
+    every = (*stages.STAGES.values(), ZERO123, FRAME_JUDGE, MOTION)
     assert [line["stage"] for line in first] == [stage.name for stage in every]
     for stage, found in zip(every, first, strict=True):
         assert stage.main_score in found or stage.name == "vae"  # which had no judge yet
@@ -397,7 +398,7 @@ def test_all_stages_in_miniature(
         for name, value in found.items():
             assert name == "stage" or f"| {stage.name} | {name} | {round(value, 4):.4g} |" in card
     assert {"view_word", "camera_azimuth", "held_out_both"} <= first[3].keys()
-    assert [(line["state"], line["steps"]) for line in call("--list")] == [("trained", 3)] * 7
+    assert [(line["state"], line["steps"]) for line in call("--list")] == [("trained", 3)] * 8
 
     folder = assets / "toybox-sd"
     generator = torch.Generator().manual_seed(0)
@@ -423,4 +424,4 @@ def test_all_stages_in_miniature(
     for name in ("unet", "camera_token"):
         after = weights(name)
         assert any(not torch.equal(tensor, before[name][key]) for key, tensor in after.items()), name
-    assert [line["steps"] for line in call("--list")] == [6, 3, 3, 6, 3, 6, 3]
+    assert [line["steps"] for line in call("--list")] == [6, 3, 3, 6, 3, 6, 3, 3]
