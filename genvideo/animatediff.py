@@ -214,6 +214,8 @@ class AnimateDiff:
             if picture.shape[-2:] != (shape[3] * factor, shape[4] * factor):
                 raise InputError(f"a given frame has {picture.shape[-1]} x {picture.shape[-2]} pixels, the clip "
                                  f"{shape[4] * factor} x {shape[3] * factor}")  # fmt: skip
+            if index % frames in pictures:
+                raise InputError(f"frame {index} is given twice: the clip has {frames}")
             pictures[index % frames] = picture
         return pictures
 

@@ -88,8 +88,9 @@ class TextToVideoRecipe(Recipe):
         check_between("--control-scale", self.control_scale, 0, 10)
         if self.video is not None and self.pictures:
             raise InputError("--video has its own frames: leave out --image, --last and --keyframes")
-        for name, path in (("--video", self.video), ("--sparse-control", self.sparse_control),
-                           *(("the picture of a frame", path) for path in self.pictures.values())):  # fmt: skip
+        for name, path in (("--image", self.image), ("--last", self.last), ("--video", self.video),
+                           ("--sparse-control", self.sparse_control), *(("--keyframes", path)
+                           for path in self.pictures.values())):  # fmt: skip
             if path is not None and not Path(path).exists():
                 raise InputError(f"{name} {path}: no such file")
         for path in self.loras:
@@ -122,10 +123,11 @@ class TextToVideoRecipe(Recipe):
         found = {index: path for index, path in ((0, self.image), (-1, self.last)) if path is not None}
         for one in self.keyframes:
             index, _, path = one.partition("=")
-            try:
-                found[int(index)] = Path(path).expanduser()
-            except ValueError as error:
-                raise InputError(f"--keyframes {one}: give INDEX=PATH, such as 8=middle.png") from error
+            if not (index.lstrip("-").isdigit() and path):
+                raise InputError(f"--keyframes {one}: give INDEX=PATH, such as 8=middle.png")
+            if int(index) in found:
+                raise InputError(f"--keyframes {one}: frame {index} is given twice")
+            found[int(index)] = Path(path).expanduser()
         return found
 
     @property

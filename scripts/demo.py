@@ -35,7 +35,8 @@ def main() -> int:
         files = ("-o", mesh, "--turntable", film, "--preview", preview)
         status = run(programs / "gen3d", "text-to-mesh", OBJECT, "--quality", "draft", *files)
     if status == 0:
-        print(f"\npictures       {sheet}\nclip           {clip}\ntextured mesh  {mesh}\nturntable      {film}\npreview        {preview}")
+        print(f"\npictures       {sheet}\nclip           {clip}\ntextured mesh  {mesh}")
+        print(f"turntable      {film}\npreview        {preview}")
         print(f"More: {', '.join(f'{programs / name} --help' for name in ('core2d', 'gen3d', 'genvideo'))}")
     return status
 

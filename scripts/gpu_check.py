@@ -5,8 +5,8 @@
     python scripts/gpu_check.py --only prior --minutes 8
 
 Stages in order of worth, each of about `--minutes` at most: the CUDA tests; the Triton kernels against their floors;
-a NeRF of a Toybox object after 5, 15 and 60 seconds; then the judge, the VAE, CLIP and the prior at recipes for a GPU,
-and their evaluation. A training that its minutes cut
+a NeRF of a Toybox object after 5, 15 and 60 seconds; then the judge, the VAE, CLIP, the prior and the motion modules at
+recipes for a GPU, and their evaluation. A training that its minutes cut
 short goes on in the next call. What came out is under --out: one JSON of all stages, the JSON of the evaluation, and
 the trained folders packed into weights/assets.tar.000, ... of at most 16 MiB (`--join weights/assets.json FOLDER`
 unpacks them). Data and checkpoints stay under --runs. Steps and batches are estimates until a GPU has run them.
@@ -64,8 +64,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     "vae": {"steps": 16_000, "batch_size": 96, "ema_decay": 0.998, "checkpoint_every": 2_000},
     "clip": {"steps": 8_000, "batch_size": 256, "ema_decay": 0.998, "checkpoint_every": 2_000},
     "prior": {"steps": 30_000, "batch_size": 256, "ema_decay": 0.9995, "checkpoint_every": 2_000},
+    "motion": {"steps": 20_000, "batch_size": 24, "ema_decay": 0.999, "checkpoint_every": 2_000},
 }
-SCORING_MINUTES = {"judge": 0.7, "vae": 0.5, "clip": 0.5, "prior": 1.5}  # kept free for the scores, on the CPU
+SCORING_MINUTES = {"judge": 0.7, "vae": 0.5, "clip": 0.5, "prior": 1.5, "motion": 1.5}  # kept free for the scores, on the CPU
 NERF_SECONDS = (5, 15, 60)
 RASTER_CASES = ((64, 128), (512, 128), (16, 512), (4, 1024))  # pictures, pixels of a side
 
@@ -100,6 +101,8 @@ def stages_of(plan: Plan) -> list[Item]:
         Item("vae", "train the autoencoder", partial(train_stage, "vae", plan), finished),
         Item("clip", "train CLIP", partial(train_stage, "clip", plan), finished),
         Item("prior", "train the prior", partial(train_stage, "prior", plan), finished, needs=trained),
+        Item("motion", "train the motion modules", partial(train_stage, "motion", plan), finished,
+             needs=(sd / "unet",)),
         Item("evaluate", "score what was trained, on the reporting seeds", partial(evaluate, plan),
              needs=(*trained, sd / "unet")),
     ]  # fmt: skip
@@ -189,8 +192,10 @@ def raster_work(clip: Tensor, faces: Tensor, face_offsets: Tensor, side: int) ->
 
 
 def train_stage(name: str, plan: Plan) -> Numbers:
-    """One stage of `core2d.bundled.stages` with the recipe for a GPU, for what is left of the minutes."""
-    from core2d.bundled.stages import STAGES, Family
+    """One stage of `scripts/train_bundled.py` with the recipe for a GPU, for what is left of the minutes."""
+    from train_bundled import STAGES
+
+    from core2d.bundled.stages import Family
 
     started = time.perf_counter()
     pictures = plan.pictures // 3 if name == "judge" else plan.pictures  # rejects are drawn by one process: fewer
@@ -207,15 +212,21 @@ def train_stage(name: str, plan: Plan) -> Numbers:
 
 def draw_data(name: str, data: Path, pictures: int) -> None:
     """Draw the pictures of a stage with all cores, where its own single process will find them."""
-    from core2d.bundled import judges, world
+    from core2d.bundled import judges
+    from core2d.bundled.world import SEED as GENERATOR_SEED
+    from core2d.toybox import world
     from core2d.toybox.dataset import mixed_scene
     from core2d.toybox.scene import still
 
-    if name == "judge":
-        folder, scene_of = data / f"judges-{SIZE}px-{pictures}", partial(still, judges.SEED, kind="object")
+    if name == "motion":  # draws its own clips
+        return
+    if name == "judge":  # which sees twice as many
+        pictures *= 2
+        folder, scene_of = f"v{world.VERSION}-judges-{SIZE}px-{pictures}", partial(still, judges.SEED, kind="object")
     else:
-        folder, scene_of = data / f"generators-{SIZE}px-{pictures}", partial(mixed_scene, world.SEED)
-    draw_in_parallel(folder, scene_of, pictures, SIZE)
+        folder = f"v{world.VERSION}-generators-{SIZE}px-{pictures}"
+        scene_of = partial(mixed_scene, GENERATOR_SEED)
+    draw_in_parallel(data / folder, scene_of, pictures, SIZE)
 
 
 def draw_in_parallel(folder: Path, scene_of: Callable[[int], Any], count: int, size: int) -> None:

@@ -116,7 +116,18 @@ def test_a_clip_drawn_anew(command: Callable[..., Told], tmp_path: Path):
         (("a red mug", "-o", "mug.mp4", "--image", "none.png"), "--image none.png: no such file"),
         (("a red mug", "-o", "mug.mp4", "--image", "text.png"), "cannot be read as PNG"),
         (("a red mug", "-o", "mug.mp4", "--video", "text.png"), "cannot be read as a video"),
-        (("a red mug", "-o", "mug.mp4", "--video", "text.png", "--last", "text.png"), "leave out --image and --last"),
+        (("a red mug", "-o", "mug.mp4", "--video", "text.png", "--last", "text.png"), "leave out --image, --last and"),
+        (("a red mug", "-o", "mug.mp4", "--keyframes", "3"), "--keyframes 3: give INDEX=PATH"),
+        (("a red mug", "-o", "mug.mp4", "--keyframes", "0=a.png", "--image", "b.png"), "frame 0 is given twice"),
+        (("a red mug", "-o", "mug.mp4", "--keyframes", "3=a.png"), "--keyframes a.png: no such file"),
+        (("a red mug", "-o", "mug.mp4", "--keyframes", "16=good.png"), "frame 16 is given, and the clip has frames 0"),
+        (("a red mug", "-o", "mug.mp4", "--frames", "1", "--keyframes", "0=good.png", "-1=good.png"), "given twice"),
+        (("a red mug", "-o", "mug.mp4", "--lora", "none.ckpt"), "--lora none.ckpt: no such file"),
+        (("a red mug", "-o", "mug.mp4", "--lora", "text.png@much"), "give a file, or FILE@STRENGTH"),
+        (("a red mug", "-o", "mug.mp4", "--lora", "text.png@0.5"), "text.png is no file of weights"),
+        (("a red mug", "-o", "mug.mp4", "--sparse-control", "none"), "--sparse-control none: no such file"),
+        (("a red mug", "-o", "mug.mp4", "--sparse-control", "text.png"), "text.png is no file of weights"),
+        (("a red mug", "-o", "mug.mp4", "--control-scale", "-1"), "--control-scale -1"),
         (("a red mug", "a blue car", "-o", "mug.mp4"), "several prompts make a folder"),
         (("a red mug", "-o", "full"), "holds something else than frames of ours"),
         (("a red mug", "-o", "mug.mp4", "--motion", "none"), "no motion modules at none"),
@@ -131,6 +142,7 @@ def test_bad_words_are_one_clear_error(
 ):
     monkeypatch.chdir(tmp_path)
     Path("text.png").write_text("no picture")
+    save_image("good.png", np.zeros((16, 16, 3), np.uint8))
     Path("full").mkdir()
     Path("full/notes.txt").write_text("mine")
     before = sorted(tmp_path.rglob("*"))
