@@ -66,7 +66,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "prior": {"steps": 30_000, "batch_size": 256, "ema_decay": 0.9995, "checkpoint_every": 2_000},
     "motion": {"steps": 20_000, "batch_size": 24, "ema_decay": 0.999, "checkpoint_every": 2_000},
 }
-SCORING_MINUTES = {"judge": 0.7, "vae": 0.5, "clip": 0.5, "prior": 1.5, "motion": 1.5}  # kept free for the scores, on the CPU
+# kept free for the scores, on the CPU
+SCORING_MINUTES = {"judge": 0.7, "vae": 0.5, "clip": 0.5, "prior": 1.5, "motion": 1.5}
 NERF_SECONDS = (5, 15, 60)
 RASTER_CASES = ((64, 128), (512, 128), (16, 512), (4, 1024))  # pictures, pixels of a side
 
