@@ -65,7 +65,7 @@ class AnimateDiff:
     ):
         self.prior, self.takes_frames, self.shared_noise, self.control = prior, takes_frames, shared_noise, control
         if control is not None:
-            control.model.to(prior.device, prior.dtype)
+            control.model.to(prior.device, prior.dtype)  # pyright: ignore[reportArgumentType]
         self.scheduler = make_scheduler(prior.scheduler_config, scheduler)
 
     @classmethod

@@ -199,7 +199,7 @@ def _read_folder(folder: Path) -> MotionFile:
         raise InputError(f"{folder} holds a {config.get('_class_name', 'model without a name')}, not motion modules")
     motion = load_model(MotionAdapter, folder, torch.float32)
     ours = read_json(folder / OURS) if (folder / OURS).is_file() else {}
-    adapters = {folder / ADAPTER: 1.0} if (folder / ADAPTER).is_file() else {}
+    adapters: dict[str | Path, float] = {folder / ADAPTER: 1.0} if (folder / ADAPTER).is_file() else {}
     return MotionFile(motion, Norms(), bool(ours.get("takes_frames")), float(ours.get("shared_noise", 0.0)), adapters,
                       Comparison([], [], []), len(motion.state_dict()))  # fmt: skip
 
