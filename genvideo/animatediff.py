@@ -26,7 +26,7 @@ from core2d.models.families import TextCondition
 from core2d.models.schedulers import make_scheduler
 from core2d.sampling import Guided, OnStep, denoise
 from genvideo.motion import MotionBackbone, as_clips, as_rows, mixed_noise
-from genvideo.motion_formats import read_motion
+from genvideo.motion_formats import MotionFile, read_motion
 from genvideo.motion_lora import add_lora, read_lora
 from genvideo.sparse_control import Controlled, SparseControl, read_sparse_control
 from genvideo.windows import blend, window_starts, window_weights
@@ -53,6 +53,9 @@ class AnimateDiff:
         takes_frames: whether the modules were trained with frames that are given without noise.
         shared_noise: the share of the noise that frames had in common in training; see `genvideo.motion.mixed_noise`.
         control: an encoder that tells the modules of given frames (SparseCtrl), where they take none themselves.
+
+    Attributes:
+        modules: the file of the modules with its report, where they were read from one.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class AnimateDiff:
         self.prior, self.takes_frames, self.shared_noise, self.control = prior, takes_frames, shared_noise, control
         if control is not None:
             control.model.to(prior.device, prior.dtype)  # pyright: ignore[reportArgumentType]
+        self.modules: MotionFile | None = None
         self.scheduler = make_scheduler(prior.scheduler_config, scheduler)
 
     @classmethod
@@ -94,7 +98,9 @@ class AnimateDiff:
         if modules.is_published:
             prior.use_schedule(flat.scheduler_config | PUBLISHED_BETAS)
         encoder = None if control is None else read_sparse_control(control)
-        return cls(prior, None, modules.takes_frames, modules.shared_noise, encoder)
+        pipeline = cls(prior, None, modules.takes_frames, modules.shared_noise, encoder)
+        pipeline.modules = modules
+        return pipeline
 
     @torch.no_grad()
     def __call__(

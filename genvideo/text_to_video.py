@@ -40,6 +40,8 @@ def run(recipe: TextToVideoRecipe) -> Result:
     clip, rate = draw(pipeline, recipe, prompt)
     outputs = save(recipe, clip, rate)
     facts = {"frames": len(clip), "fps": float(rate), "height": clip.shape[1], "width": clip.shape[2]}
+    if pipeline.modules:
+        facts |= {"motion_tensors": pipeline.modules.matched, "others_left": len(pipeline.modules.report.unexpected)}
     return outputs, facts
 
 
@@ -66,11 +68,16 @@ def _run_many(recipe: TextToVideoRecipe) -> Result:
 
 
 def load(recipe: TextToVideoRecipe) -> AnimateDiff:
-    """The model of a recipe."""
-    return AnimateDiff.from_pretrained(
+    """The model of a recipe; what its motion file holds beside motion modules is said."""
+    pipeline = AnimateDiff.from_pretrained(
         recipe.model, recipe.motion, recipe.loras, recipe.sparse_control,
         pick_device(recipe.device), pick_dtype(recipe.dtype),
     )  # fmt: skip
+    left = pipeline.modules.report.unexpected if pipeline.modules else []
+    if left:
+        others = f"{len(left)} tensors are of no motion module and were left, such as {left[0]}"
+        sys.stderr.write(f"{recipe.motion}: {others}\n")
+    return pipeline
 
 
 def draw(pipeline: AnimateDiff, recipe: TextToVideoRecipe, prompt: str) -> tuple[np.ndarray, Fraction]:

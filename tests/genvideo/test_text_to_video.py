@@ -8,10 +8,14 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import torch
+from diffusers.models.unets.unet_motion_model import MotionAdapter
+from safetensors.torch import load_file, save_file
 
 from core2d.media import read_image, read_image_text, save_image
 from core2d.videos import read_video, read_video_text, write_video
 from genvideo.cli import main
+from genvideo.motion_formats import write_motion
 
 
 class Told(NamedTuple):
@@ -89,6 +93,18 @@ def test_from_a_picture_to_another(command: Callable[..., Told], tmp_path: Path)
     plain = command("a red mug", "-o", tmp_path / "b.apng", "--frames", 4)
     given, free = read_video(tmp_path / "a.apng")[0], read_video(tmp_path / "b.apng")[0]
     assert plain.status == 0 and all((given[i] != free[i]).any() for i in range(4))
+
+
+def test_what_a_motion_file_holds_is_said(command: Callable[..., Told], motion: MotionAdapter, tmp_path: Path):
+    write_motion(tmp_path / "v2.safetensors", motion, "original")
+    state = load_file(tmp_path / "v2.safetensors")
+    save_file(state | {"conv_in.weight": torch.zeros(2)}, tmp_path / "more.safetensors", {"liftkit_settings": "2"})
+    words = ("a red mug", "-o", tmp_path / "a.apng", "--frames", 3)
+    for name, others in (("v2", 0), ("more", 1)):
+        told = command(*words, "--motion", tmp_path / f"{name}.safetensors")
+        assert told.status == 0 and told.report["metrics"]["others_left"] == others
+        assert told.report["metrics"]["motion_tensors"] == len([one for one in state if ".pos_encoder." not in one])
+        assert ("1 tensors are of no motion module and were left, such as conv_in.weight" in told.said) == bool(others)
 
 
 def test_a_clip_drawn_anew(command: Callable[..., Told], tmp_path: Path):
