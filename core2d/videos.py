@@ -31,6 +31,7 @@ from core2d.run import atomic_path, check_output, write_json
 VIDEO_SUFFIXES = (".mp4", ".webm", ".gif", ".apng")
 FACTS = "video.json"  # in a folder of frames
 LARGEST_IN_MEMORY = 2 << 30  # bytes that `read_video` takes at most
+FASTEST_GIF = 50  # frames a second: its clock has hundredths, and programs slow down what lasts only one
 EVEN = (".mp4",)  # 4:2:0 of H.264 has even sides
 COLOURS = ["-vf", "scale=out_color_matrix=bt709:out_range=tv,format=yuv420p"]
 TAGS = ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"]
@@ -90,6 +91,8 @@ def write_video(
     if rate <= 0:
         raise ValueError(f"fps must be positive, not {fps}")
     suffix = path.suffix.lower()
+    if suffix == ".gif" and rate > FASTEST_GIF:
+        raise InputError(f"cannot write {path}: a GIF shows up to {FASTEST_GIF} frames a second, not {float(rate):g}")
     alike = _alike(frames)
     first = next(alike)
     if suffix in EVEN:
@@ -251,9 +254,16 @@ def _usual_rate(rate: Fraction, tick: Fraction) -> Fraction:
 
 def read_video_text(path: str | Path) -> dict[str, Any]:
     """What `write_video` was told to say in a file or folder; empty where there is nothing."""
-    path = Path(path)
+    try:
+        said = _said_in(Path(path))
+    except ValueError:  # a comment of another program
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def _said_in(path: Path) -> Any:
     if path.is_dir():
-        return json.loads((path / FACTS).read_text(encoding="utf-8"))["text"]
+        return json.loads((path / FACTS).read_text(encoding="utf-8")).get("text", {})
     if path.suffix.lower() in (".gif", ".apng"):
         from PIL import Image
 

@@ -20,11 +20,11 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from core2d.backbone import Backbone
+from core2d.backbone import Backbone, rescale_contrast
 from core2d.errors import InputError
 from core2d.models.families import TextCondition
 from core2d.models.schedulers import make_scheduler
-from core2d.sampling import Guided, OnStep, denoise
+from core2d.sampling import OnStep, denoise
 from genvideo.motion import MotionBackbone, as_clips, as_rows, mixed_noise
 from genvideo.motion_formats import MotionFile, read_motion
 from genvideo.motion_lora import add_lora, read_lora
@@ -32,8 +32,8 @@ from genvideo.sparse_control import Controlled, SparseControl, read_sparse_contr
 from genvideo.windows import blend, window_starts, window_weights
 
 # On which the published modules were trained, whatever their backbone was (2307.04725, configs of the authors' code).
-PUBLISHED_BETAS = {"beta_schedule": "linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False,
-                   "steps_offset": 1}  # fmt: skip
+PUBLISHED_SCHEDULE = {"_class_name": "DDIMScheduler", "beta_schedule": "linear", "beta_start": 0.00085,
+                      "beta_end": 0.012, "clip_sample": False, "steps_offset": 1}  # fmt: skip
 FRAMES = 16  # of a clip, and of a window: what modules are trained on
 
 
@@ -68,6 +68,7 @@ class AnimateDiff:
     ):
         self.prior, self.takes_frames, self.shared_noise, self.control = prior, takes_frames, shared_noise, control
         if control is not None:
+            control.check_fit(prior.unet)
             control.model.to(prior.device, prior.dtype)  # pyright: ignore[reportArgumentType]
         self.modules: MotionFile | None = None
         self.scheduler = make_scheduler(prior.scheduler_config, scheduler)
@@ -96,7 +97,7 @@ class AnimateDiff:
         for file, strength in {**modules.adapters, **(loras or {})}.items():
             add_lora(prior.unet, read_lora(file), strength)
         if modules.is_published:
-            prior.use_schedule(flat.scheduler_config | PUBLISHED_BETAS)
+            prior.use_schedule(flat.scheduler_config | PUBLISHED_SCHEDULE)
         encoder = None if control is None else read_sparse_control(control)
         pipeline = cls(prior, None, modules.takes_frames, modules.shared_noise, encoder)
         pipeline.modules = modules
@@ -156,10 +157,12 @@ class AnimateDiff:
                              f"{self.prior.num_train_timesteps}")  # fmt: skip
         if video is not None:
             num_frames, (height, width) = len(video), video.shape[-2:]
+        if output_type not in ("pt", "latent"):
+            raise InputError(f"no output type {output_type!r}: give pt or latent")
         windows = self._windows(num_frames, window, overlap)
         shape = (len(prompts), self.prior.latent_channels, num_frames, *self._latent_size(height, width))
         generators = _generators(generator, seed, len(prompts))
-        noise = self.initial_noise(shape, generators) if latents is None else latents
+        noise = self.initial_noise(shape, generators) if latents is None else latents.to(self.prior.device).float()
         if noise.shape != shape:
             raise InputError(f"latents have shape {tuple(noise.shape)} where {shape} is needed")
 
@@ -174,8 +177,10 @@ class AnimateDiff:
         unconditional = self.prior.encode_text([negative_prompt]) if guidance_scale > 1 else None
         guide = _Clips(self.prior, self.prior.encode_text(prompts), unconditional, guidance_scale, guidance_rescale,
                        windows, known, control, list(step.timesteps))  # fmt: skip
-        found = known.put_into(denoise(guide, start, step, generators, callback_on_step_end, begin))
-        self.prior.control = None
+        try:
+            found = known.put_into(denoise(guide, start, step, generators, callback_on_step_end, begin))
+        finally:
+            self.prior.control = None
         if output_type == "latent":
             return AnimateDiffOutput(found)
         return AnimateDiffOutput(self.prior.decode_clips(found, decode_chunk_size).transpose(1, 2))
@@ -237,6 +242,8 @@ class AnimateDiff:
         """The step to begin with, and the latents of a clip, as noisy as there."""
         if not 0 < strength <= 1:
             raise InputError(f"a strength of {strength} is not possible: give more than 0, and up to 1")
+        if "PNDM" in type(scheduler).__name__:
+            raise InputError("the scheduler pndm cannot begin in the middle: draw a clip anew with ddim, say")
         steps = len(scheduler.timesteps)
         begin = min(round(steps * (1 - strength)), steps - 1)
         clean = self.prior.encode_clips(video.transpose(0, 1)[None].float()).to(noise)  # (1, c, f, h, w)
@@ -292,8 +299,12 @@ class _Clips:
         self.prior.frames = frames
         self.prior.control = self.control and self.control.window(start, frames)
         condition = self.condition.repeat_interleave(frames)
-        guide = Guided(self.prior, condition, self.unconditional, self.scale, self.rescale)
-        return as_clips(guide(as_rows(clips), t), frames)
+        rows = as_rows(clips)
+        if self.unconditional is None:
+            return as_clips(self.prior.network(rows, t, condition), frames)
+        guided, with_text = self.prior.network_cfg(rows, t, condition, self.unconditional, self.scale)
+        guided, with_text = as_clips(guided, frames), as_clips(with_text, frames)
+        return rescale_contrast(guided, with_text, self.rescale) if self.rescale else guided  # of clips, not of frames
 
 
 def _generators(given: list[torch.Generator] | None, seed: int | None, count: int) -> list[torch.Generator]:

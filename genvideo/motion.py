@@ -18,7 +18,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D, MotionAdapter, UNetMotionModel
 from torch import Tensor, nn
 
-from core2d.backbone import Backbone, Camera, Generators, LatentDenoiser
+from core2d.backbone import Backbone, Camera, LatentDenoiser
 from core2d.errors import InputError
 from core2d.models.families import StableDiffusion, TextCondition
 from core2d.models.loading import quiet_libraries
@@ -62,14 +62,17 @@ def inflate(unet: UNet2DConditionModel, motion: MotionAdapter) -> UNetMotionMode
     """A copy of a UNet with motion modules in it, which takes clips (b, c, f, h, w).
 
     Raises:
-        InputError: the modules were made for a UNet of another shape.
+        InputError: the modules were made for a UNet of another shape, or for one that takes a picture beside the noise.
     """
+    if motion.config.get("conv_in_channels"):
+        raise InputError("these motion modules take a picture beside the noise (PIA): they are not supported")
     has, wants = tuple(unet.config["block_out_channels"]), tuple(motion.config["block_out_channels"])
     if has != wants:
         raise InputError(f"the motion modules are made for a UNet with blocks of {wants} channels, not of {has}")
     try:
         with quiet_libraries():
-            return UNetMotionModel.from_unet2d(unet, motion)  # pyright: ignore[reportReturnType]
+            inflated: Any = UNetMotionModel.from_unet2d(unet, motion)  # on the CPU, wherever the UNet is
+            return inflated.to(unet.device, unet.dtype)
     except (ValueError, RuntimeError) as error:
         raise InputError(f"the motion modules do not fit the UNet: {str(error).splitlines()[0]}") from error
 
@@ -139,6 +142,7 @@ class MotionBackbone(LatentDenoiser):
         self.flat, self.motion, self.frames = flat, motion, frames
         self.unet = inflate(flat.family.denoiser, motion).requires_grad_(False).eval()
         self._clip_norms = set_norms(self.unet, norms or Norms())
+        self.unet.requires_grad_(False)  # the norms, too
         self.device, self.dtype = flat.device, flat.dtype
 
     @property
@@ -168,9 +172,10 @@ class MotionBackbone(LatentDenoiser):
         output = self.unet(clips, steps, encoder_hidden_states=tokens, return_dict=False, **added)[0]
         return as_rows(output).to(x_t)
 
-    def encode_clips(self, clips: Tensor, generator: Generators | None = None) -> Tensor:
-        """(b, 3, f, H, W) in [0, 1] -> latents (b, c, f, h, w), each frame by itself."""
-        return as_clips(self.encode_images(as_rows(clips), generator), clips.shape[2])
+    def encode_clips(self, clips: Tensor, at_once: int = 16) -> Tensor:
+        """(b, 3, f, H, W) in [0, 1] -> latents (b, c, f, h, w), each frame by itself, so many at a time."""
+        rows = torch.cat([self.encode_images(part) for part in as_rows(clips).split(at_once)])
+        return as_clips(rows, clips.shape[2])
 
     def decode_clips(self, latents: Tensor, at_once: int = 16) -> Tensor:
         """(b, c, f, h, w) -> (b, 3, f, H, W) in [0, 1], so many frames at a time."""

@@ -10,6 +10,7 @@ that code would run it, see `genvideo.norms`; a folder as diffusers would.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -112,13 +113,14 @@ def write_motion(path: Path, motion: MotionAdapter, style: Style = "diffusers", 
     if style == "diffusers":
         with atomic_path(path) as folder:
             save_model(motion, folder, dtype)
-            if takes_frames:
-                write_json(folder / OURS, {"takes_frames": True, "shared_noise": shared_noise})
+            if takes_frames or shared_noise:
+                write_json(folder / OURS, {"takes_frames": takes_frames, "shared_noise": shared_noise})
         return
     if path.suffix != ".safetensors":
         raise InputError(f"cannot write {path}: a file of motion modules ends in .safetensors")
     state = {name: value.detach().to("cpu", dtype).contiguous() for name, value in to_original(motion).items()}
-    said = {"format": "pt", SETTINGS: str(motion.config["motion_num_attention_heads"])}
+    told = {"heads": motion.config["motion_num_attention_heads"], "groups": motion.config["motion_norm_num_groups"]}
+    said = {"format": "pt", SETTINGS: json.dumps(told)}
     with atomic_path(path) as temporary:
         save_file(state, temporary, metadata=said)
 
@@ -205,22 +207,24 @@ def _read_folder(folder: Path) -> MotionFile:
 
 
 def _read_file(path: Path, heads: int | None) -> MotionFile:
-    state, said = read_tensors(path), _heads_in(path)
+    state, said = read_tensors(path), _settings_in(path)
     encodings = [value.shape[1] for name, value in state.items() if name.endswith((".pos_encoder.pe", ".pos_embed.pe"))]
     original = any("temporal_transformer" in name for name in state)
     found = to_diffusers(state)
     try:
-        config = config_of(found, min(encodings, default=32), heads or said or 8)
+        config = config_of(found, min(encodings, default=32), heads or said.get("heads", 8))
+        config |= {"motion_norm_num_groups": said["groups"]} if "groups" in said else {}
     except InputError as error:
         raise InputError(f"{path} holds no motion modules: {error}") from None
     with torch.device("meta"):
         expected = manifest_of(MotionAdapter.from_config(config))  # pyright: ignore[reportArgumentType]
     needed = {name: shape for name, shape in expected.items() if ".pos_embed." not in name}
     report = compare_keys(needed, {name: tuple(value.shape) for name, value in found.items()})
-    if report.missing or report.mismatched:
+    unknown = [name for name in report.unexpected if PLACE.match(name)]  # layers that these modules would not have
+    if wrong := report.missing + report.mismatched + unknown:
         raise InputError(
             f"{path} holds no complete motion modules: {len(report.missing)} of {len(needed)} tensors are missing, "
-            f"{len(report.mismatched)} have another shape (such as {(report.missing + report.mismatched)[0]})"
+            f"{len(report.mismatched)} have another shape, {len(unknown)} are unknown (such as {wrong[0]})"
         )
     motion: MotionAdapter = MotionAdapter.from_config(config)  # pyright: ignore[reportAssignmentType]
     motion.load_state_dict({name: found[name].float() for name in needed}, strict=False)
@@ -239,10 +243,14 @@ def read_tensors(path: Path) -> Mapping[str, Tensor]:
     raise InputError(f"{path} is no file of weights: give .safetensors or {', '.join(PICKLES)}")
 
 
-def _heads_in(path: Path) -> int | None:
-    """The number of heads that a file of ours names."""
+def _settings_in(path: Path) -> dict[str, int]:
+    """Heads and groups as a file of ours names them."""
     if path.suffix != ".safetensors":
-        return None
+        return {}
     with safe_open(path, "pt") as file:
-        said = (file.metadata() or {}).get(SETTINGS, "")
-    return int(said) if said.isdigit() else None
+        said = (file.metadata() or {}).get(SETTINGS, "{}")
+    try:
+        told = json.loads(said)
+    except ValueError:
+        return {}
+    return {name: int(value) for name, value in told.items()} if isinstance(told, dict) else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -86,6 +87,8 @@ class TextToVideoRecipe(Recipe):
             raise InputError(f"--strength {self.strength}: give a number above 0, and up to 1")
         check_between("--fps", float(self.rate), 0.01, FASTEST)
         check_between("--control-scale", self.control_scale, 0, 10)
+        if self.sparse_control is not None and not self.pictures:
+            raise InputError("--sparse-control needs pictures: give --image, --last or --keyframes")
         if self.video is not None and self.pictures:
             raise InputError("--video has its own frames: leave out --image, --last and --keyframes")
         for name, path in (("--image", self.image), ("--last", self.last), ("--video", self.video),
@@ -123,7 +126,7 @@ class TextToVideoRecipe(Recipe):
         found = {index: path for index, path in ((0, self.image), (-1, self.last)) if path is not None}
         for one in self.keyframes:
             index, _, path = one.partition("=")
-            if not (index.lstrip("-").isdigit() and path):
+            if not (re.fullmatch(r"-?[0-9]{1,6}", index) and path):
                 raise InputError(f"--keyframes {one}: give INDEX=PATH, such as 8=middle.png")
             if int(index) in found:
                 raise InputError(f"--keyframes {one}: frame {index} is given twice")
@@ -136,10 +139,11 @@ class TextToVideoRecipe(Recipe):
         found = {}
         for one in self.lora:
             name, _, strength = one.rpartition("@") if "@" in one else (one, "", "1")
-            try:
-                found[Path(name).expanduser()] = float(strength)
-            except ValueError as error:
-                raise InputError(f"--lora {one}: give a file, or FILE@STRENGTH such as {name}@0.8") from error
+            if not re.fullmatch(r"-?[0-9]*\.?[0-9]+", strength):
+                raise InputError(f"--lora {one}: give a file, or FILE@STRENGTH such as {name}@0.8")
+            if Path(name).expanduser() in found:
+                raise InputError(f"--lora {one}: it is given twice")
+            found[Path(name).expanduser()] = float(strength)
         return found
 
     @property
@@ -150,10 +154,10 @@ class TextToVideoRecipe(Recipe):
     @property
     def rate(self) -> Fraction:
         """Frames a second; InputError where it is no number."""
-        try:
-            return Fraction(self.fps)
-        except (ValueError, ZeroDivisionError) as error:
-            raise InputError(f"--fps {self.fps}: give a number or a fraction, such as 8 or 24000/1001") from error
+        found = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,6})?)(?:/0*([1-9][0-9]{0,5}))?", self.fps)
+        if found is None:
+            raise InputError(f"--fps {self.fps}: give a number or a fraction, such as 8 or 24000/1001")
+        return Fraction(found[1]) / int(found[2] or 1)
 
     @property
     def strip(self) -> Path:

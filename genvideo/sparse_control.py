@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from diffusers.models.controlnets.controlnet_sparsectrl import SparseControlNetModel
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from core2d.backbone import LatentDenoiser
 from core2d.errors import InputError
@@ -49,6 +49,13 @@ class SparseControl:
     def takes_latents(self) -> bool:
         """Whether frames are given as latents (the RGB encoder); otherwise as pictures (scribbles)."""
         return self.model.use_simplified_condition_embedding
+
+    def check_fit(self, unet: nn.Module) -> None:
+        """InputError if it was made for another UNet than this."""
+        for name in ("in_channels", "block_out_channels", "layers_per_block", "cross_attention_dim"):
+            has, wants = (_plain(model.config[name]) for model in (self.model, unet))  # pyright: ignore
+            if has != wants:
+                raise InputError(f"the SparseCtrl encoder was made for a UNet with {name} {has}, and this has {wants}")
 
     def see(
         self, prior: LatentDenoiser, given: Mapping[int, Tensor], shape: tuple[int, ...], scale: float = 1.0
@@ -94,6 +101,13 @@ class Controlled:
         return {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
 
 
+def _plain(value: Any) -> Any:
+    """One number for a setting that is the same in every block."""
+    if isinstance(value, list | tuple):
+        return value[0] if len(set(value)) == 1 else list(value)
+    return value
+
+
 # -- files ---------------------------------------------------------------------------------------------------------
 
 
@@ -130,10 +144,10 @@ def read_sparse_control(path: str | Path, heads: int = 8) -> SparseControl:
         expected = manifest_of(SparseControlNetModel.from_config(config))  # pyright: ignore[reportArgumentType]
     needed = {name: shape for name, shape in expected.items() if ".pos_embed." not in name}
     report = compare_keys(needed, {name: tuple(value.shape) for name, value in found.items()})
-    if report.missing or report.mismatched:
+    if wrong := report.missing + report.mismatched + report.unexpected:
         raise InputError(
             f"{path} holds no complete SparseCtrl encoder: {len(report.missing)} of {len(needed)} tensors are missing, "
-            f"{len(report.mismatched)} have another shape (such as {(report.missing + report.mismatched)[0]})"
+            f"{len(report.mismatched)} have another shape, {len(report.unexpected)} are unknown (such as {wrong[0]})"
         )
     model: SparseControlNetModel = SparseControlNetModel.from_config(config)  # pyright: ignore
     model.load_state_dict({name: found[name].float() for name in needed}, strict=False)

@@ -12,7 +12,7 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
 from core2d.backbone import Backbone
 from core2d.errors import InputError
-from genvideo.animatediff import PUBLISHED_BETAS, AnimateDiff
+from genvideo.animatediff import PUBLISHED_SCHEDULE, AnimateDiff
 from genvideo.motion import MotionBackbone, inflate
 from genvideo.motion_formats import ADAPTER, write_motion
 from genvideo.motion_lora import Lora, write_lora
@@ -44,6 +44,29 @@ def test_clips_are_those_of_the_stock_pipeline(flat: Backbone, motion: MotionAda
     assert found.shape == (2, 6, 3, 16, 16)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
     assert (found[0] - found[1]).abs().max() > 1e-3
+
+
+def test_contrast_is_rescaled_over_a_whole_clip(pipeline: AnimateDiff, monkeypatch: pytest.MonkeyPatch):
+    seen = []
+
+    def note(guided: torch.Tensor, with_text: torch.Tensor, share: float) -> torch.Tensor:
+        seen.append((tuple(guided.shape), tuple(with_text.shape), share))
+        return with_text
+
+    monkeypatch.setattr("genvideo.animatediff.rescale_contrast", note)
+    settings: Any = {"seed": 1, "num_frames": 5, "num_inference_steps": 2, "output_type": "latent"}
+    found = pipeline(["a red mug", "a car"], guidance_rescale=0.7, **settings).frames
+    assert seen == [((2, 4, 5, *found.shape[-2:]), (2, 4, 5, *found.shape[-2:]), 0.7)] * 2
+    torch.testing.assert_close(found, pipeline(["a red mug", "a car"], guidance_scale=1, **settings).frames)
+
+
+def test_what_a_failing_callback_leaves(pipeline: AnimateDiff):
+    def fail(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pipeline("a red mug", num_frames=4, num_inference_steps=2, callback_on_step_end=fail)
+    assert pipeline.prior.control is None
 
 
 def test_a_clip_does_not_depend_on_those_beside_it(pipeline: AnimateDiff):
@@ -141,7 +164,9 @@ def test_published_modules_bring_their_own_schedule(
     ours = AnimateDiff.from_pretrained(tiny_folder("sd1"), tmp_path / "ours")
     theirs = AnimateDiff.from_pretrained(tiny_folder("sd1"), tmp_path / "theirs")
     assert ours.scheduler.config["beta_schedule"] == "scaled_linear"
-    assert {name: theirs.scheduler.config[name] for name in PUBLISHED_BETAS} == PUBLISHED_BETAS
+    settings = {name: value for name, value in PUBLISHED_SCHEDULE.items() if name != "_class_name"}
+    assert type(theirs.scheduler).__name__ == PUBLISHED_SCHEDULE["_class_name"]
+    assert {name: theirs.scheduler.config[name] for name in settings} == settings
     assert theirs.prior.schedule.alphas_cumprod is not None
     betas = 1 - theirs.prior.schedule.alphas_cumprod[0]
     torch.testing.assert_close(betas, torch.tensor(0.00085, dtype=torch.float64))
@@ -160,6 +185,8 @@ def test_published_modules_bring_their_own_schedule(
         ({"given": {0: torch.zeros(3, 32, 16)}}, "16 x 32 pixels, the clip 16 x 16"),
         ({"video": torch.zeros(3, 3, 16, 16), "strength": 0.0}, "a strength of 0.0"),
         ({"seed": 1, "generator": [torch.Generator()]}, "not both"),
+        ({"output_type": "pil"}, "no output type 'pil'"),
+        ({"video": torch.zeros(3, 3, 16, 16), "scheduler": "pndm"}, "pndm cannot begin in the middle"),
         ({"latents": torch.zeros(1, 4, 3, 8, 8)}, "latents have shape"),
     ],
 )  # fmt: skip

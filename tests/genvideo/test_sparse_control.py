@@ -134,6 +134,13 @@ def test_what_holds_no_encoder(flat: Backbone, tmp_path: Path):
             read_sparse_control(tmp_path / name)
 
 
+def test_one_of_another_model_is_refused(flat: Backbone, motion: MotionAdapter):
+    other = SparseControlNetModel(block_out_channels=(8, 8), norm_num_groups=4, cross_attention_dim=6,
+                                  down_block_types=("CrossAttnDownBlockMotion", "DownBlockMotion"))  # fmt: skip
+    with pytest.raises(InputError, match="the SparseCtrl encoder was made for a UNet with"):
+        AnimateDiff(MotionBackbone(flat, motion), control=SparseControl(other))
+
+
 def test_by_the_command(
     tiny_folder: Callable[..., Path], flat: Backbone, motion_folder: Path, tmp_path: Path, capfd
 ):
