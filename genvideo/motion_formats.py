@@ -207,7 +207,7 @@ def _read_folder(folder: Path) -> MotionFile:
 
 
 def _read_file(path: Path, heads: int | None) -> MotionFile:
-    state, said = read_tensors(path), _settings_in(path)
+    state, said = read_tensors(path), settings_in(path)
     encodings = [value.shape[1] for name, value in state.items() if name.endswith((".pos_encoder.pe", ".pos_embed.pe"))]
     original = any("temporal_transformer" in name for name in state)
     found = to_diffusers(state)
@@ -243,7 +243,7 @@ def read_tensors(path: Path) -> Mapping[str, Tensor]:
     raise InputError(f"{path} is no file of weights: give .safetensors or {', '.join(PICKLES)}")
 
 
-def _settings_in(path: Path) -> dict[str, int]:
+def settings_in(path: Path) -> dict[str, int]:
     """Heads and groups as a file of ours names them."""
     if path.suffix != ".safetensors":
         return {}

@@ -10,6 +10,7 @@ frames, zeros in place of the others, and a mask that tells them apart (section 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from core2d.errors import InputError
 from core2d.models.loading import load_model, read_json, save_model
 from core2d.models.manifests import Comparison, compare_keys, manifest_of
 from core2d.run import atomic_path
-from genvideo.motion_formats import Style, read_tensors, to_diffusers, to_original_name
+from genvideo.motion_formats import SETTINGS, Style, read_tensors, settings_in, to_diffusers, to_original_name
 from genvideo.norms import see_frames
 
 LAST_NAME = "controlnet_mid_block.weight"  # whatever stands before it in a file stands before all names
@@ -111,7 +112,7 @@ def _plain(value: Any) -> Any:
 # -- files ---------------------------------------------------------------------------------------------------------
 
 
-def read_sparse_control(path: str | Path, heads: int = 8) -> SparseControl:
+def read_sparse_control(path: str | Path, heads: int | None = None) -> SparseControl:
     """Read an encoder: a folder of diffusers, or a file of the authors (.ckpt through the allow-list reader).
 
     Args:
@@ -137,7 +138,9 @@ def read_sparse_control(path: str | Path, heads: int = 8) -> SparseControl:
     windows = [value.shape[1] for name, value in state.items() if name.endswith((".pos_encoder.pe", ".pos_embed.pe"))]
     found = to_diffusers(state)
     try:
-        config = config_of(found, min(windows, default=32), heads)
+        told = settings_in(path)
+        config = config_of(found, min(windows, default=32), heads or told.get("heads", 8))
+        config |= {"norm_num_groups": told["groups"]} if "groups" in told else {}
     except (KeyError, ValueError) as error:
         raise InputError(f"{path} holds no complete SparseCtrl encoder: {error} is missing") from None
     with torch.device("meta"):
@@ -168,8 +171,9 @@ def write_sparse_control(path: Path, model: SparseControlNetModel, style: Style 
     for name, value in model.state_dict().items():
         name = name.replace(".pos_embed.pe", ".attn1.pos_encoder.pe")
         state[to_original_name(name)] = value.detach().cpu().contiguous()
+    told = {"heads": model.config["attention_head_dim"], "groups": model.config["norm_num_groups"]}
     with atomic_path(path) as temporary:
-        save_file(state, temporary, metadata={"format": "pt"})
+        save_file(state, temporary, metadata={"format": "pt", SETTINGS: json.dumps(told)})
 
 
 def config_of(state: Mapping[str, Tensor], window: int, heads: int) -> dict[str, Any]:

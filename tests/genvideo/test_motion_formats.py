@@ -27,6 +27,8 @@ def test_both_styles_come_back_whole(motion: MotionAdapter, tmp_path: Path):
     folder, file = read_motion(tmp_path / "folder"), read_motion(tmp_path / "file.safetensors")
     assert same(folder.motion, motion) and same(file.motion, motion)
     assert folder.takes_frames and not folder.is_published and not file.takes_frames and file.is_published
+    for name in ("motion_norm_num_groups", "motion_num_attention_heads"):
+        assert file.motion.config[name] == motion.config[name]
     assert folder.norms == Norms() and file.norms == Norms("frame", "frame")
     assert not any(file.report) and file.matched == sum(".pe" not in name for name in motion.state_dict())
     wanted = {"motion_num_attention_heads": 2, "motion_max_seq_length": 32, "use_motion_mid_block": True}
