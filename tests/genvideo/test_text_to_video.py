@@ -98,7 +98,8 @@ def test_from_a_picture_to_another(command: Callable[..., Told], tmp_path: Path)
 def test_what_a_motion_file_holds_is_said(command: Callable[..., Told], motion: MotionAdapter, tmp_path: Path):
     write_motion(tmp_path / "v2.safetensors", motion, "original")
     state = load_file(tmp_path / "v2.safetensors")
-    save_file(state | {"conv_in.weight": torch.zeros(2)}, tmp_path / "more.safetensors", {"liftkit_settings": '{"heads": 2}'})
+    state_and_more, settings = state | {"conv_in.weight": torch.zeros(2)}, {"liftkit_settings": '{"heads": 2}'}
+    save_file(state_and_more, tmp_path / "more.safetensors", settings)
     words = ("a red mug", "-o", tmp_path / "a.apng", "--frames", 3)
     for name, others in (("v2", 0), ("more", 1)):
         told = command(*words, "--motion", tmp_path / f"{name}.safetensors")
@@ -146,8 +147,8 @@ def test_a_clip_drawn_anew(command: Callable[..., Told], tmp_path: Path):
         (("a red mug", "-o", "mug.mp4", "--lora", "none.ckpt"), "--lora none.ckpt: no such file"),
         (("a red mug", "-o", "mug.mp4", "--lora", "text.png@much"), "give a file, or FILE@STRENGTH"),
         (("a red mug", "-o", "mug.mp4", "--lora", "text.png@0.5"), "text.png is no file of weights"),
-        (("a red mug", "-o", "mug.mp4", "--sparse-control", "none", "--last", "good.png"), "--sparse-control none: no such"),
-        (("a red mug", "-o", "mug.mp4", "--sparse-control", "text.png", "--last", "good.png"), "text.png is no file of"),
+        (("a red mug", "-o", "mug.mp4", "--sparse-control", "none", "--last", "good.png"), "none: no such file"),
+        (("a red mug", "-o", "mug.mp4", "--sparse-control", "text.png", "--last", "good.png"), "is no file of weights"),
         (("a red mug", "-o", "mug.mp4", "--control-scale", "-1"), "--control-scale -1"),
         (("a red mug", "a blue car", "-o", "mug.mp4"), "several prompts make a folder"),
         (("a red mug", "-o", "full"), "holds something else than frames of ours"),
