@@ -97,7 +97,7 @@ class TextToVideoRecipe(Recipe):
             if path is not None and not Path(path).exists():
                 raise InputError(f"{name} {path}: no such file")
         for path in self.loras:
-            if not path.is_file():
+            if not Path(path).is_file():
                 raise InputError(f"--lora {path}: no such file")
         self.check_output()
         resolve(self.model)
@@ -134,9 +134,9 @@ class TextToVideoRecipe(Recipe):
         return found
 
     @property
-    def loras(self) -> dict[Path, float]:
+    def loras(self) -> dict[str | Path, float]:
         """The files of --lora and their strengths; InputError where one is no number."""
-        found = {}
+        found: dict[str | Path, float] = {}
         for one in self.lora:
             name, _, strength = one.rpartition("@") if "@" in one else (one, "", "1")
             if not re.fullmatch(r"-?[0-9]*\.?[0-9]+", strength):

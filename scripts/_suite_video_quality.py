@@ -212,7 +212,8 @@ def lifted(assets: Path, seed: int) -> Numbers:
     for name, dtype in (("float32", torch.float32), ("float64", torch.float64)):
         flat = Backbone.load(assets / "toybox-sd", dtype=torch.float32)
         motion = fresh_motion(flat.family.denoiser, heads=4)
-        flat.family.denoiser.to(dtype), motion.to(dtype)
+        for module in (flat.family.denoiser, motion):
+            module.to(dtype)  # pyright: ignore
         flat.dtype = dtype
         prior = MotionBackbone(flat, motion, CLIP_FRAMES)
         shape = (CLIP_FRAMES, flat.latent_channels, flat.latent_size, flat.latent_size)

@@ -99,10 +99,10 @@ def test_strength_and_alpha(unet: UNetMotionModel, tmp_path: Path):
     start = f"unet.{ATTENTION}.to_q."
     save_file({f"{start}lora_A.weight": down, f"{start}lora_B.weight": up, f"{start}alpha": torch.tensor(4.0)},
               tmp_path / "a.safetensors")  # fmt: skip
-    layer = unet.get_submodule(f"{ATTENTION}.to_q")
-    before = layer.weight.clone()
+    name = f"{ATTENTION}.to_q.weight"
+    before = unet.state_dict()[name].clone()
     add_lora(unet, read_lora(tmp_path / "a.safetensors"), 0.5)
-    torch.testing.assert_close(layer.weight, before + 0.5 * (4.0 / 2) * up @ down)
+    torch.testing.assert_close(unet.state_dict()[name], before + 0.5 * (4.0 / 2) * up @ down)
 
 
 @pytest.mark.parametrize(
