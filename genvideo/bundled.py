@@ -35,11 +35,10 @@ from genvideo.motion import MotionBackbone, deflate, fresh_motion, inflate, temp
 from genvideo.motion_formats import ADAPTER, read_motion, write_motion
 from genvideo.motion_lora import Lora, add_lora, go_on_from, lora_of, read_lora, write_lora
 from genvideo.motion_training import EncodedClips, MotionTask, domain_adapter, encode_clips
-from genvideo.motion_words import begin_with, discriminants
 
 SEED = 0  # of `world.GENERATOR_SEEDS`
 HEADS = 4
-RANK, DIRECTIONS = 38, 22  # of the adapter, and how many of that begin with what tells motions apart
+RANK = 16  # of the adapter
 SHARED_NOISE = 0.5
 PICTURES_A_CLIP = 16
 RECIPE = TrainingRecipe(
@@ -63,13 +62,10 @@ def train_motion(family: Family) -> Scores:
     fresh = family.starts_fresh(folder / "config.json")
     motion = fresh_motion(unet, heads=HEADS) if fresh else read_motion(folder).motion
     with processes().main_process_first():
-        clips, motions = latents_of(family, backbone)
+        clips = latents_of(family, backbone)
     model = domain_adapter(inflate(unet, motion), RANK)
-    before = read_lora(folder / ADAPTER) if not fresh and (folder / ADAPTER).is_file() else None
-    if before is not None:
-        go_on_from(model, before, "domain_adapter")
-    if before is None or before.rank < RANK:
-        begin_with(model, "domain_adapter", discriminants(clips.words, motions, DIRECTIONS))
+    if not fresh and (folder / ADAPTER).is_file():
+        go_on_from(model, read_lora(folder / ADAPTER), "domain_adapter")
     for parameter in temporal_parameters(model).values():
         parameter.requires_grad_(True)
     task = MotionTask(model, clips, backbone.schedule, shared_noise=SHARED_NOISE, seed=17)
@@ -82,8 +78,8 @@ def train_motion(family: Family) -> Scores:
     return keep(family, MOTION, recipe, spent, found, lambda: save(folder, motion, adapter))
 
 
-def latents_of(family: Family, backbone: Backbone) -> tuple[EncodedClips, list[str]]:
-    """The clips that it learns from, encoded once, and their motions."""
+def latents_of(family: Family, backbone: Backbone) -> EncodedClips:
+    """The clips that it learns from, encoded once."""
     count = family.pictures // PICTURES_A_CLIP
     captions, motions = words_of(SEED, count)
     still = [without_motion(caption, motion) for caption, motion in zip(captions, motions, strict=True)]
@@ -91,7 +87,7 @@ def latents_of(family: Family, backbone: Backbone) -> tuple[EncodedClips, list[s
     backbone.to(torch.accelerator.current_accelerator() or torch.device("cpu"))
     clips = encode_clips(backbone, draw_clips(path, SEED, count, family.size), captions, still)
     backbone.to(torch.device("cpu"))
-    return clips, motions
+    return clips
 
 
 def scores_of(backbone: Backbone, motion: MotionAdapter, adapter: Lora, family: Family) -> Scores:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -119,8 +119,7 @@ def write_motion(path: Path, motion: MotionAdapter, style: Style = "diffusers", 
     if path.suffix != ".safetensors":
         raise InputError(f"cannot write {path}: a file of motion modules ends in .safetensors")
     state = {name: value.detach().to("cpu", dtype).contiguous() for name, value in to_original(motion).items()}
-    told = {"heads": motion.config["motion_num_attention_heads"], "groups": motion.config["motion_norm_num_groups"]}
-    said = {"format": "pt", SETTINGS: json.dumps(told)}
+    said = settings(motion.config["motion_num_attention_heads"], motion.config["motion_norm_num_groups"])
     with atomic_path(path) as temporary:
         save_file(state, temporary, metadata=said)
 
@@ -216,21 +215,47 @@ def _read_file(path: Path, heads: int | None) -> MotionFile:
         config |= {"motion_norm_num_groups": said["groups"]} if "groups" in said else {}
     except InputError as error:
         raise InputError(f"{path} holds no motion modules: {error}") from None
-    with torch.device("meta"):
-        expected = manifest_of(MotionAdapter.from_config(config))  # pyright: ignore[reportArgumentType]
-    needed = {name: shape for name, shape in expected.items() if ".pos_embed." not in name}
-    report = compare_keys(needed, {name: tuple(value.shape) for name, value in found.items()})
-    unknown = [name for name in report.unexpected if PLACE.match(name)]  # layers that these modules would not have
-    if wrong := report.missing + report.mismatched + unknown:
-        raise InputError(
-            f"{path} holds no complete motion modules: {len(report.missing)} of {len(needed)} tensors are missing, "
-            f"{len(report.mismatched)} have another shape, {len(unknown)} are unknown (such as {wrong[0]})"
-        )
-    motion: MotionAdapter = MotionAdapter.from_config(config)  # pyright: ignore[reportAssignmentType]
-    motion.load_state_dict({name: found[name].float() for name in needed}, strict=False)
+    complaint = f"{path} holds no complete motion modules"
+    motion, report, matched = built(MotionAdapter, config, found, complaint, belongs=PLACE.match)
     first_version = original and not config["use_motion_mid_block"] and config["motion_max_seq_length"] == V1_WINDOW
     norms = Norms("frame", "clip" if first_version else "frame") if original else Norms()
-    return MotionFile(motion.requires_grad_(False).eval(), norms, False, 0.0, {}, report, len(needed))
+    return MotionFile(motion, norms, False, 0.0, {}, report, matched)
+
+
+def built(
+    kind: Any,
+    config: Mapping[str, Any],
+    found: Mapping[str, Tensor],
+    complaint: str,
+    belongs: Callable[[str], object] = bool,
+) -> tuple[Any, Comparison, int]:
+    """A model of diffusers with tensors of a file in it, frozen, in eval mode; positional encodings are computed anew.
+
+    Args:
+        kind, config: what it is.
+        found: tensors under diffusers' names.
+        complaint: how the error begins where they do not fit.
+        belongs: which names are of the model; others of them may be there beside it.
+
+    Returns:
+        The model, how the tensors differ from what it needs, and how many were taken.
+
+    Raises:
+        InputError: a tensor is missing, of another shape, or of a layer that the model would not have.
+    """
+    with torch.device("meta"):
+        expected = manifest_of(kind.from_config(config))
+    needed = {name: shape for name, shape in expected.items() if ".pos_embed." not in name}
+    report = compare_keys(needed, {name: tuple(value.shape) for name, value in found.items()})
+    unknown = [name for name in report.unexpected if belongs(name)]
+    if wrong := report.missing + report.mismatched + unknown:
+        raise InputError(
+            f"{complaint}: {len(report.missing)} of {len(needed)} tensors are missing, {len(report.mismatched)} have "
+            f"another shape, {len(unknown)} are unknown (such as {wrong[0]})"
+        )
+    model = kind.from_config(config)
+    model.load_state_dict({name: found[name].float() for name in needed}, strict=False)
+    return model.requires_grad_(False).eval(), report, len(needed)
 
 
 def read_tensors(path: Path) -> Mapping[str, Tensor]:
@@ -241,6 +266,11 @@ def read_tensors(path: Path) -> Mapping[str, Tensor]:
     if path.suffix in PICKLES:
         return read_state(path)
     raise InputError(f"{path} is no file of weights: give .safetensors or {', '.join(PICKLES)}")
+
+
+def settings(heads: int, groups: int) -> dict[str, str]:
+    """The metadata of a safetensors file, with what no tensor of it tells."""
+    return {"format": "pt", SETTINGS: json.dumps({"heads": heads, "groups": groups})}
 
 
 def settings_in(path: Path) -> dict[str, int]:

@@ -23,17 +23,15 @@ from torch import Tensor, nn
 
 from core2d.errors import InputError
 from core2d.run import atomic_path
+from genvideo.motion import IN_MOTION
 from genvideo.motion_formats import Style, read_tensors, to_diffusers, to_original_name
 
-IN_MOTION = "motion_modules"
 BLOCK = re.compile(r"(?:down_blocks|up_blocks|mid_block)\..*")  # what stands before is the wrapping of the model
 FACTOR = re.compile(  # layer, and which of its factors
     r"(?P<layer>.+?)(?:\.processor)?\.(?P<projection>to_q|to_k|to_v|to_out)(?:\.0)?"
     r"(?:_lora\.|\.lora\.|\.lora_|\.)(?P<factor>down|up|A|B|alpha)(?:\.default)?(?:\.weight)?"
 )
 SAME = {"A": "down", "B": "up"}
-
-
 Unet = TypeVar("Unet", bound=nn.Module)
 
 
@@ -46,11 +44,6 @@ class Lora:
     """
 
     layers: dict[str, tuple[Tensor, Tensor]]
-
-    @property
-    def rank(self) -> int:
-        """The highest of a layer."""
-        return max(len(down) for down, _ in self.layers.values())
 
     @property
     def kind(self) -> Literal["MotionLoRA", "domain adapter", "LoRA"]:
@@ -95,12 +88,12 @@ def lora_of(unet: UNetMotionModel, adapter: str) -> Lora:
 
 
 def go_on_from(unet: UNetMotionModel, lora: Lora, adapter: str) -> None:
-    """Let the fresh low-rank layers of this name begin with these factors; what rank they have beyond adds nothing."""
+    """Let the fresh low-rank layers of this name, of the same rank, begin with these factors."""
     with torch.no_grad():
         for name, (down, up) in lora.layers.items():
             layer = unet.get_submodule(name)
-            layer.lora_A[adapter].weight[: len(down)] = down  # pyright: ignore
-            layer.lora_B[adapter].weight[:, : len(down)] = up / layer.scaling[adapter]  # pyright: ignore
+            layer.lora_A[adapter].weight.copy_(down)  # pyright: ignore
+            layer.lora_B[adapter].weight.copy_(up / layer.scaling[adapter])  # pyright: ignore
 
 
 def write_lora(path: Path, lora: Lora, style: Style = "diffusers", dtype: torch.dtype | None = None) -> None:

@@ -10,7 +10,6 @@ frames, zeros in place of the others, and a mask that tells them apart (section 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,9 +23,9 @@ from torch import Tensor, nn
 from core2d.backbone import LatentDenoiser
 from core2d.errors import InputError
 from core2d.models.loading import load_model, read_json, save_model
-from core2d.models.manifests import Comparison, compare_keys, manifest_of
+from core2d.models.manifests import Comparison
 from core2d.run import atomic_path
-from genvideo.motion_formats import SETTINGS, Style, read_tensors, settings_in, to_diffusers, to_original_name
+from genvideo.motion_formats import Style, built, read_tensors, settings, settings_in, to_diffusers, to_original_name
 from genvideo.norms import see_frames
 
 LAST_NAME = "controlnet_mid_block.weight"  # whatever stands before it in a file stands before all names
@@ -143,20 +142,12 @@ def read_sparse_control(path: str | Path, heads: int | None = None) -> SparseCon
         config |= {"norm_num_groups": told["groups"]} if "groups" in told else {}
     except (KeyError, ValueError) as error:
         raise InputError(f"{path} holds no complete SparseCtrl encoder: {error} is missing") from None
-    with torch.device("meta"):
-        expected = manifest_of(SparseControlNetModel.from_config(config))  # pyright: ignore[reportArgumentType]
-    needed = {name: shape for name, shape in expected.items() if ".pos_embed." not in name}
-    report = compare_keys(needed, {name: tuple(value.shape) for name, value in found.items()})
-    if wrong := report.missing + report.mismatched + report.unexpected:
-        raise InputError(
-            f"{path} holds no complete SparseCtrl encoder: {len(report.missing)} of {len(needed)} tensors are missing, "
-            f"{len(report.mismatched)} have another shape, {len(report.unexpected)} are unknown (such as {wrong[0]})"
-        )
-    model: SparseControlNetModel = SparseControlNetModel.from_config(config)  # pyright: ignore
-    model.load_state_dict({name: found[name].float() for name in needed}, strict=False)
+    model, report, matched = built(
+        SparseControlNetModel, config, found, f"{path} holds no complete SparseCtrl encoder"
+    )
     if any("temporal_transformer" in name for name in state):
         see_frames(model)
-    return SparseControl(model.requires_grad_(False).eval(), report, len(needed))
+    return SparseControl(model.requires_grad_(False), report, matched)  # norms that were put in, too
 
 
 def write_sparse_control(path: Path, model: SparseControlNetModel, style: Style = "diffusers") -> None:
@@ -171,9 +162,9 @@ def write_sparse_control(path: Path, model: SparseControlNetModel, style: Style 
     for name, value in model.state_dict().items():
         name = name.replace(".pos_embed.pe", ".attn1.pos_encoder.pe")
         state[to_original_name(name)] = value.detach().cpu().contiguous()
-    told = {"heads": model.config["attention_head_dim"], "groups": model.config["norm_num_groups"]}
+    said = settings(model.config["attention_head_dim"], model.config["norm_num_groups"])
     with atomic_path(path) as temporary:
-        save_file(state, temporary, metadata={"format": "pt", SETTINGS: json.dumps(told)})
+        save_file(state, temporary, metadata=said)
 
 
 def config_of(state: Mapping[str, Tensor], window: int, heads: int) -> dict[str, Any]:

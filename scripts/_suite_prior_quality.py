@@ -179,7 +179,7 @@ def generators(seed: int, count: int) -> list[torch.Generator]:
 def largest_difference(a: Tensor, b: Tensor) -> float:
     if a.shape != b.shape:
         raise ValueError(f"pictures {tuple(a.shape)} and {tuple(b.shape)} cannot be compared")
-    return (a.float() - b.float()).abs().max().item()
+    return (a.double() - b.double()).abs().max().item()
 
 
 # -- pictures --------------------------------------------------------------------------------------------------

@@ -131,18 +131,18 @@ def step(folder: Path, seed: int) -> Numbers:
     return numbers
 
 
-def step_spans(pipeline: Any, latents: torch.Tensor) -> list[float]:
-    """Seconds of each step but the first, of a pipeline with diffusers' arguments."""
+def step_spans(pipeline: Any, latents: torch.Tensor, **more: Any) -> list[float]:
+    """Seconds of each step but the first, of a pipeline with diffusers' arguments and `more` of them."""
     ends: list[float] = []
 
-    def note(_pipeline: Any, _step: int, _t: Any, _tensors: dict[str, Any]) -> dict[str, Any]:
+    def note(*_: Any) -> dict[str, Any]:
         ends.append(time.perf_counter())
         return {}
 
     with torch.inference_mode():
         pipeline(
             ["a red mug"] * len(latents), num_inference_steps=STEPS, guidance_scale=GUIDANCE, latents=latents.clone(),
-            output_type="latent", callback_on_step_end=note,
+            output_type="latent", callback_on_step_end=note, **more,
         )  # fmt: skip
     return np.diff(ends).tolist()
 

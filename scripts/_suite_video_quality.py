@@ -16,17 +16,19 @@ from typing import Any
 import torch
 from _measure import ROOT, Item, Numbers, Record, say
 from _suite import Suite
+from _suite_prior_quality import largest_difference
+from _suite_zero123_quality import megabytes
 from diffusers.pipelines.animatediff.pipeline_animatediff import AnimateDiffPipeline
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor
 
 from core2d.backbone import Backbone
+from core2d.bundled.scores import pictures_of
 from core2d.media import image_grid, save_image, to_uint8
 from core2d.toybox import world
 from core2d.toybox.captions import object_phrase
-from core2d.toybox.judge import CLIP_FRAMES, load_motion_judge, load_picture_judge
-from core2d.toybox.render import render
-from core2d.toybox.scene import WHITE, Scene, moment, portrait
+from core2d.toybox.judge import CLIP_FRAMES, SIZE, load_motion_judge, load_picture_judge
+from core2d.toybox.scene import WHITE, moment, portrait
 from core2d.videos import write_video
 from genvideo.animatediff import AnimateDiff
 from genvideo.clip_scores import (
@@ -131,7 +133,7 @@ def true(assets: Path, seed: int) -> Numbers:
     chosen = list(islice((clip for clip in true_clips(seed) if is_drawn(clip[0].name, str(clip[0].motion))), TRUE))
     wanted = [Asked(clip[0].name, clip[0].colors[0], str(clip[0].motion)) for clip in chosen]
     flat = Backbone.load(assets / "toybox-sd")
-    clear = [frames_of(clip) for clip in chosen]
+    clear = [pictures_of(clip, SIZE)[0] for clip in chosen]
     found = judged(assets, clear, wanted)
     through_vae = judged(assets, [flat.decode(flat.encode_images(frames)) for frames in clear], wanted)
     return {
@@ -153,7 +155,7 @@ def stillness(assets: Path, seed: int) -> Numbers:
               for turn, (name, color) in enumerate(zip(names, colors, strict=True))]  # fmt: skip
     prior, generator = pipeline_of(assets).prior, torch.Generator().manual_seed(seed)
     differences = []
-    for picture in frames_of(scenes):
+    for picture in pictures_of(scenes, SIZE)[0]:
         latents = prior.encode_images(picture.expand(CLIP_FRAMES, -1, -1, -1), generator)
         differences.append(frame_difference(prior.decode(latents)))
     ours, through_vae = fmean(map(frame_difference, drawn)), fmean(differences)
@@ -168,7 +170,7 @@ def flickering(assets: Path, seed: int) -> Numbers:
              if clip[0].background == WHITE and clip[0].motion in world.OBJECT_MOTIONS)  # fmt: skip
     prior, true = pipeline_of(assets).prior, []
     for clip in islice(white, len(standing)):
-        frames = frames_of(clip)
+        frames = pictures_of(clip, SIZE)[0]
         true.append(flicker(prior.decode(prior.encode_images(frames))))
     ours, theirs = fmean(map(flicker, standing)), fmean(true)
     return {"flicker": ours, "of_true_clips": theirs, "over_true": ours / theirs, "clips": len(standing)}
@@ -181,7 +183,7 @@ def from_pictures(assets: Path, seed: int) -> tuple[Numbers, list[Record]]:
          and not world.is_held_out(clip[0].name, clip[0].colors[0])), FROM_PICTURES))  # fmt: skip
     prior, drawn, lost = pipeline_of(assets).prior, [], []
     for index, clip in enumerate(chosen):
-        picture = frames_of(clip[:1])[0]
+        picture = pictures_of(clip[:1], SIZE)[0][0]
         drawn += draw(assets, [clip[0].caption], seed + index, given={0: picture})
         kept = prior.decode(prior.encode_images(picture[None]))[0]
         lost.append(decibels(kept, picture) - decibels(drawn[-1][0], picture))
@@ -257,15 +259,10 @@ def stock_pipeline(assets: Path) -> Any:
 def decoding(assets: Path, seed: int) -> Numbers:
     flat = Backbone.load(assets / "toybox-sd")
     prior = MotionBackbone(flat, fresh_motion(flat.family.denoiser, heads=4))
-    latents = prior.encode_clips(frames_of(next(true_clips(seed))).transpose(0, 1)[None])
+    latents = prior.encode_clips(pictures_of(next(true_clips(seed)), SIZE)[0].transpose(0, 1)[None])
     whole = prior.decode_clips(latents, CLIP_FRAMES)
     differences = [largest_difference(prior.decode_clips(latents, at_once), whole) for at_once in (1, 3, 8)]
     return {"max_difference": max(differences)}
-
-
-def megabytes(folder: Path) -> Numbers:
-    """Of all files in the folder."""
-    return {"own": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6}
 
 
 # -- shared by them ------------------------------------------------------------------------------------------------
@@ -275,11 +272,6 @@ def true_clips(seed: int):
     """The moments of each clip of an object, one clip after the other, without end."""
     for index in count():
         yield [moment(seed, index, frame, CLIP_FRAMES, kind="object") for frame in range(CLIP_FRAMES)]
-
-
-def frames_of(scenes: Sequence[Scene]) -> Tensor:
-    """(n, 3, 64, 64) in [0, 1]."""
-    return torch.from_numpy(render(scenes).rgb).permute(0, 3, 1, 2).float()
 
 
 def judged(assets: Path, drawn: Sequence[Tensor], wanted: Sequence[Asked]) -> ClipScores:
@@ -296,12 +288,6 @@ def rows_of(prompts: Sequence[str], found: ClipScores) -> list[Record]:
 def decibels(found: Tensor, truth: Tensor) -> float:
     """PSNR of pictures in [0, 1]."""
     return -10 * (found - truth).square().mean().clamp(min=1e-10).log10().item()
-
-
-def largest_difference(a: Tensor, b: Tensor) -> float:
-    if a.shape != b.shape:
-        raise ValueError(f"{tuple(a.shape)} and {tuple(b.shape)} cannot be compared")
-    return (a.double() - b.double()).abs().max().item()
 
 
 # -- pictures ------------------------------------------------------------------------------------------------------

@@ -9,12 +9,11 @@ import time
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
 
-import numpy as np
 import torch
 from _measure import ROOT, Item, Numbers, command
 from _suite import Suite
+from _suite_prior_speed import step_spans
 from _suite_video_quality import stock_pipeline
 
 from genvideo.animatediff import FRAMES, AnimateDiff
@@ -64,27 +63,11 @@ def step(assets: Path, seed: int) -> Numbers:
                           generator=torch.Generator().manual_seed(seed))  # fmt: skip
     took: dict[str, list[float]] = {"ours": [], "stock": []}
     for turn, (name, pipeline) in itertools.product(range(4), (("ours", ours), ("stock", stock))):
-        spans = step_spans(pipeline, latents)
+        spans = step_spans(pipeline, latents, num_frames=FRAMES)
         took[name] += spans if turn else []  # the first turn warms up
     middle = {name: 1e3 * median(spans) for name, spans in took.items()}
     return {**{f"{name}_ms": value for name, value in middle.items()},
             "ours_over_stock": middle["ours"] / middle["stock"]}  # fmt: skip
-
-
-def step_spans(pipeline: Any, latents: torch.Tensor) -> list[float]:
-    """Seconds of each step but the first."""
-    ends: list[float] = []
-
-    def note(*_: Any) -> dict[str, Any]:
-        ends.append(time.perf_counter())
-        return {}
-
-    with torch.inference_mode():
-        pipeline(
-            PROMPT, num_frames=FRAMES, num_inference_steps=STEPS, guidance_scale=5.0, latents=latents.clone(),
-            output_type="latent", callback_on_step_end=note,
-        )  # fmt: skip
-    return np.diff(ends).tolist()
 
 
 SUITE = Suite(items_of, Path(__file__), (ROOT / "genvideo" / "text_to_video.py",))

@@ -82,8 +82,8 @@ scores of the first row are by the judge of stills. A picture counts below as on
 
 What it does not know yet is which way: things move as they are asked to, but left for right and clockwise for
 counterclockwise as often as not. To the text tower, which learned with pictures, the two are nearly one. A third
-training, whose adapter began with the linear discriminants of motions in the tokens of captions
-(`genvideo/motion_words.py`, rank 38), did not change that within 3,000 steps, and was not kept.
+training, whose adapter began with the linear discriminants of motions in the tokens of captions, did not change that
+within 3,000 steps, and was not kept.
 
     UNetMotionModel.from_unet2d(unet, MotionAdapter.from_pretrained("assets/toybox-motion"))
 """,

@@ -42,11 +42,9 @@ def sentence(
     subject: str, motion: str | None = None, view: str | None = None, setting: str | None = None, opening: str = ""
 ) -> str:
     """Put the phrases together; those that are None are left out."""
-    if motion == "still":
-        motion = "standing still"
     text = f"{opening}{subject}"
     if motion:
-        text += f", {motion}" if motion.startswith("camera") else f" {motion}"
+        text += motion_phrase(motion)
     if view:
         text += f", {view} view"
     if setting:
@@ -54,11 +52,16 @@ def sentence(
     return text
 
 
-def without_motion(text: str, motion: str) -> str:
-    """A sentence that `sentence` made with a motion, as it is without."""
+def motion_phrase(motion: str) -> str:
+    """What a motion adds to a sentence: " bouncing", ", camera zooming in"."""
     if motion == "still":
         motion = "standing still"
-    return text.replace(f", {motion}" if motion.startswith("camera") else f" {motion}", "", 1)
+    return f", {motion}" if motion.startswith("camera") else f" {motion}"
+
+
+def without_motion(text: str, motion: str) -> str:
+    """A sentence that `sentence` made with a motion, as it is without."""
+    return text.replace(motion_phrase(motion), "", 1)
 
 
 def with_article(phrase: str) -> str:

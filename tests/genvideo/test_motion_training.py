@@ -20,7 +20,6 @@ from genvideo.motion_training import (
     motion_lora,
     only_motion,
 )
-from genvideo.motion_words import begin_with, discriminants
 
 
 @pytest.fixture
@@ -155,33 +154,3 @@ def test_training_killed_and_resumed_is_the_unbroken_one(flat: Backbone, clips: 
     resumed = train(task_of(flat, clips), recipe, tmp_path / "parts", resume=True)
     assert resumed.step == 6 and whole.ema.keys() == resumed.ema.keys()
     assert all(torch.equal(value, resumed.ema[name]) for name, value in whole.ema.items())
-
-
-def test_what_tells_motions_apart_is_found_among_larger_differences():
-    generator = torch.Generator().manual_seed(0)
-    content, sign = torch.randn(300, 1, 12, generator=generator), torch.arange(300) % 2 * 2.0 - 1
-    words = 5.0 + 3.0 * content.expand(-1, 20, -1).clone()
-    # nothing but the motion is told here, and little of it
-    words[:, :, 0] = 0.05 * sign[:, None] + 0.005 * torch.randn(300, 20, generator=generator)
-    labels = ["left" if one < 0 else "right" for one in sign]
-    (direction,) = discriminants(words, labels, 1)
-    code = words[:, -1] @ direction
-    assert abs(code.std().item() - 1) < 0.1 and abs(code.mean().item()) < 0.05
-    left, right = code[sign < 0], code[sign > 0]
-    apart = (left.max() < right.min()) or (right.max() < left.min())
-    assert apart and (left.mean() - right.mean()).abs() > 1.8
-
-
-def test_an_adapter_begins_with_what_tells_motions_apart_and_adds_nothing(flat: Backbone):
-    unet = flat.family.denoiser
-    plain = inflate(unet, fresh_motion(unet, heads=2)).eval()
-    adapted = domain_adapter(inflate(unet, fresh_motion(unet, heads=2)), rank=5).eval()
-    directions = torch.randn(3, unet.config["cross_attention_dim"])
-    begin_with(adapted, "domain_adapter", directions)
-    clip, words = torch.randn(1, 4, 3, 8, 8), torch.randn(3, 7, unet.config["cross_attention_dim"])
-    with torch.no_grad():
-        found, expected = (model(clip, 400, encoder_hidden_states=words).sample for model in (adapted, plain))
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
-    layers = [layer for name, layer in adapted.named_modules() if name.endswith((".attn2.to_k", ".attn2.to_v"))]
-    looking = [layer for layer in layers if hasattr(layer, "lora_A")]
-    assert looking and all(torch.equal(layer.lora_A["domain_adapter"].weight[2:], directions) for layer in looking)
