@@ -346,11 +346,14 @@ class _Ffmpeg:
             self._fail()
 
     def complaint(self) -> str:
-        """Wait for its end; why it failed, empty if it did not."""
+        """Wait for its end; what went wrong, empty if nothing did.
+
+        Of a file that was cut short ffmpeg reads what there is, says so, and ends with 0.
+        """
         while self.output.read(1 << 20):
             pass  # what is left in the pipe would keep it from ending
         status = self._process.wait()
-        return self._last_words() or f"ffmpeg ended with {status}" if status else ""
+        return self._last_words() or (f"ffmpeg ended with {status}" if status else "")
 
     def _last_words(self) -> str:
         self._said.seek(0)

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tarfile
@@ -281,13 +282,32 @@ def command(program: str, *words: object, **environment: str) -> str:
     Raises:
         RuntimeError: it failed; its last line of stderr is in the message.
     """
+    said, complaints, status = told(started(program, *words, **environment))
+    if status:
+        complaint = complaints.strip().splitlines()[-1:] or ["nothing on stderr"]
+        raise RuntimeError(f"{program} {' '.join(map(str, words))} failed: {complaint[0]}")
+    return said
+
+
+def killed_command(program: str, *words: object, after: float) -> bool:
+    """Start a command as `command` does, and `kill -9` it after so many seconds; False if it was done before that."""
+    process = started(program, *words)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(after)
+    process.kill()
+    return told(process)[2] == -signal.SIGKILL
+
+
+def started(program: str, *words: object, **environment: str) -> subprocess.Popen[str]:
     call = [sys.executable, "-c", f"from {program}.cli import main; main()", *map(str, words)]
     around = {**os.environ, **environment}
-    done = subprocess.run(call, cwd=ROOT, env=around, capture_output=True, text=True, check=False)
-    if done.returncode:
-        complaint = done.stderr.strip().splitlines()[-1:] or ["nothing on stderr"]
-        raise RuntimeError(f"{program} {' '.join(map(str, words))} failed: {complaint[0]}")
-    return done.stdout
+    return subprocess.Popen(call, cwd=ROOT, env=around, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def told(process: subprocess.Popen[str]) -> tuple[str, str, int]:
+    """What a process said on stdout and stderr until its end, and its exit status."""
+    said, complaints = process.communicate()
+    return said, complaints, process.returncode
 
 
 def best_of(runs: int, work: Callable[[], object]) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import random
 import sys
 import tempfile
 import time
@@ -17,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from _measure import ROOT, Item, Numbers, Record, forget_peak_memory, hash_files, say
+from _measure import ROOT, Item, Numbers, Record, command, forget_peak_memory, hash_files, killed_command, say
 from _suite import Suite
 from PIL import Image
 
@@ -48,6 +49,7 @@ SHEET_COLUMNS, SHEET_SIDES, SHEET_SIZE = 6, (30.0, 210.0), 128  # meshes in a ro
 FRAMES, FRAME_SIZE, FRAME_MILLISECONDS, GIF_COLORS = 24, 192, 100, 128
 ORACLE = DreamFusionConfig(steps=300)
 ORACLE_OBJECT = ("chair", "red")
+KILLS = 20
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,8 @@ def items_of(assets: Path, seed: int) -> list[Item]:
           for quality, views, right in WAYS),
         Item("oracle", "a known object from its exact scores", partial(oracle, assets, seed),
              at_most={"chamfer": 0.05}, needs=(assets / "toybox-judge" / "picture.safetensors",)),
+        Item("killed", "drafts killed at a random moment and resumed, against one that was not",
+             partial(killed, assets / "toybox-sd", seed), at_least={"identical": KILLS}, needs=(assets / "toybox-sd",)),
     ]  # fmt: skip
 
 
@@ -170,6 +174,36 @@ def oracle(assets: Path, seed: int) -> Numbers:
         "watertight_one_body": float(scores.is_one_body(build.report)),
         "seconds": seconds,
     }
+
+
+def killed(prior: Path, seed: int) -> Numbers:
+    """How many of `KILLS` drafts that get a `kill -9` end, once resumed, with the bytes of one that ran through.
+
+    The moments are spread over the whole command, from its imports to its files; before there is a run to resume, the
+    command is given again, as a user would.
+    """
+    dice, kills, resumed, identical = random.Random(seed), 0, 0, 0
+    with tempfile.TemporaryDirectory() as place:
+
+        def words(name: str) -> list[object]:
+            return ["text-to-mesh", "a red mug", "-o", Path(place) / name / "mug.glb", "--model", prior,
+                    "--device", "cpu", "--quality", "draft", "--seed", seed]  # fmt: skip
+
+        begun = time.perf_counter()
+        command("gen3d", *words("whole"))
+        seconds = time.perf_counter() - begun
+        whole = (Path(place) / "whole" / "mug.glb").read_bytes()
+        for turn in range(KILLS):
+            moment = dice.uniform(0, seconds)
+            was_killed = killed_command("gen3d", *words(str(turn)), after=moment)
+            run = Path(place) / str(turn) / "mug.run"
+            resumes = was_killed and run.is_dir()
+            if was_killed:
+                command("gen3d", *(["text-to-mesh", "--resume", run] if resumes else words(str(turn))))
+            same = (Path(place) / str(turn) / "mug.glb").read_bytes() == whole
+            kills, resumed, identical = kills + was_killed, resumed + resumes, identical + same
+            say(f"killed after {moment:.1f} of {seconds:.1f} s: {'the same bytes' if same else 'OTHER BYTES'}")
+    return {"identical": identical, "resumed": resumed, "killed": kills, "seconds_unbroken": seconds}
 
 
 def gltf_errors(paths: Sequence[Path]) -> Numbers:
