@@ -1,4 +1,4 @@
-"""toybox-zero123: how the bundled Zero-1-to-3 is made. A stage of `scripts/train_bundled.py`."""
+"""toybox-zero123 and toybox-matting: how they are made. Stages of `scripts/train_bundled.py`."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ from core2d.bundled.clip import WIDTH
 from core2d.bundled.prior import scheduler
 from core2d.bundled.scores import Scores
 from core2d.bundled.stages import Family, Stage, history_of, judge_in, keep, processes, run_training
+from core2d.bundled.world import training_pictures
 from core2d.checkpoints import newest_checkpoint
 from core2d.errors import InputError
-from core2d.models.loading import load_model, read_json
+from core2d.models.loading import load_model, read_json, save_model
 from core2d.run import atomic_path, write_json
 from core2d.schedule import NoiseSchedule
 from core2d.toybox import world
 from core2d.toybox.captions import background_phrase, object_phrase
 from core2d.training import TrainingRecipe
 from gen3d.camera_projection import PictureReader
+from gen3d.matting_training import MattingTask, matting_scores
+from gen3d.toybox_matting import FOLDER, MattingNet
 from gen3d.toybox_views import toybox_renders
 from gen3d.zero123 import NovelViews, Zero123
 from gen3d.zero123_formats import Zero123Parts, read_zero123, write_zero123
@@ -49,6 +52,9 @@ RECIPE = TrainingRecipe(
 TOKENS = 10  # of the prior: "a red mug, on a white background", start and end
 READING = TrainingRecipe(steps=4000, batch_size=256, learning_rate=2e-3, warmup_steps=100, checkpoint_every=1000)
 STEPS = 25  # of DDIM, for the scores
+MATTING_RECIPE = TrainingRecipe(
+    steps=3000, batch_size=64, learning_rate=3e-3, warmup_steps=100, ema_decay=0.995, checkpoint_every=250
+)
 
 
 def train_zero123(family: Family) -> Scores:
@@ -137,4 +143,19 @@ def save(folder: Path, parts: Zero123Parts) -> None:
             write_json(temporary / "training.json", history)
 
 
+def train_matting(family: Family) -> Scores:
+    """The net that cuts subjects out; it learns from what the generators learn from."""
+    folder = family.assets / FOLDER
+    torch.manual_seed(7)
+    model = MattingNet() if family.starts_fresh(folder) else load_model(MattingNet, folder, torch.float32)
+    model.requires_grad_(True)
+    with processes().main_process_first():
+        pictures = training_pictures(family.data, family.pictures, family.size)
+    recipe = family.recipe(MATTING_RECIPE)
+    spent = run_training(family, MATTING.name, MattingTask(model, pictures), recipe)
+    found = matting_scores(model, world.TUNING_SEEDS[0], family.size)
+    return keep(family, MATTING, recipe, spent, found, lambda: save_model(model, folder, torch.float16))
+
+
+MATTING = Stage("matting", FOLDER, train_matting, "iou", "cuts the subject of a picture out")
 ZERO123 = Stage("zero123", "toybox-zero123", train_zero123, "psnr", "novel views of one picture")

@@ -22,6 +22,8 @@ from core2d.videos import write_video
 from gen3d.camera_projection import PictureReader
 from gen3d.data.single_picture import Subject, on_background, read_subject
 from gen3d.toybox_likeness import ADVICE, KNOWN, likeness
+from gen3d.toybox_matting import FOLDER as MATTING
+from gen3d.toybox_matting import load_matting
 from gen3d.zero123 import USUAL_ELEVATION, NovelViews, Zero123, view_by
 from gen3d.zero123_recipes import NovelViewsRecipe, PictureRecipe
 
@@ -58,6 +60,7 @@ def run(recipe: NovelViewsRecipe) -> Result:
 
 def subject_of(recipe: PictureRecipe, model: Zero123) -> Subject:
     """The object in the picture, as the model wants to see it; how it was found is said."""
+    is_ours = isinstance(model.parts.projection, PictureReader)  # then its world is small
     subject = read_subject(
         recipe.picture,
         model.image_size,
@@ -65,10 +68,10 @@ def subject_of(recipe: PictureRecipe, model: Zero123) -> Subject:
         recipe.foreground,
         margin=model.parts.margin,
         recentre=recipe.recentre,
+        matting=load_matting() if is_ours and MATTING in bundled() else None,
     )
     sys.stderr.write(f"the object was found by {subject.found_by}\n")
-    reads = isinstance(model.parts.projection, PictureReader)
-    if reads and "toybox-clip" in bundled():  # a model of ours, whose world is small
+    if is_ours and "toybox-clip" in bundled():
         embedding = model.see(on_background(subject.rgba)[None]).embedding
         if likeness(embedding) < KNOWN:
             sys.stderr.write(f"{ADVICE}\n")

@@ -23,10 +23,13 @@ from torch import Tensor
 
 from core2d.errors import InputError
 from core2d.media import image_grid, save_image
+from core2d.models.loading import load_model
 from core2d.toybox.judge import load_picture_judge
 from gen3d.image_to_3d import image_to_3d
+from gen3d.matting_training import matting_scores
 from gen3d.mesh import check_mesh, load_mesh, save_mesh
 from gen3d.solid_scores import extruded, solid_scores
+from gen3d.toybox_matting import MattingNet
 from gen3d.zero123 import NovelViews, Zero123
 from gen3d.zero123_recipes import IMAGE_QUALITIES
 from gen3d.zero123_scores import Case, cases, copied, left_out_cases, view_scores
@@ -57,6 +60,8 @@ def items_of(assets: Path, seed: int) -> list[Item]:
         Item("solids-extruded", "the baseline that extrudes the silhouette", partial(extrusions, seed)),
         Item("pictures", "image-to-3d of pictures that no bundled model knows", partial(real_pictures, assets),
              at_least={"made": 4}, at_most={"gltf_errors": 0}, needs=(*needs, PICTURES)),
+        Item("matting", "subjects on grounds cut out by the bundled net", partial(cut_out, assets, seed),
+             needs=(assets / "toybox-matting",)),
         Item("megabytes", "of the model's own folder", partial(megabytes, model), at_most={"own": 8}, needs=(model,)),
     ]  # fmt: skip
 
@@ -113,6 +118,11 @@ def real_pictures(assets: Path) -> tuple[Numbers, list[Record]]:
     errors = [row["errors"] for row in each if row["errors"] is not None]
     numbers: Numbers = {"made": len(each), "worst_seconds": max(row["seconds"] for row in each)}
     return numbers | ({"gltf_errors": sum(errors)} if errors else {}), each
+
+
+def cut_out(assets: Path, seed: int) -> Numbers:
+    """Against true coverage; see `matting_scores`."""
+    return matting_scores(load_model(MattingNet, assets / "toybox-matting", torch.float32), seed)
 
 
 def named(case: Case) -> str:

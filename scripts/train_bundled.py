@@ -1,7 +1,7 @@
 """Train the bundled models: all stages in order, or those that are named.
 
     python scripts/train_bundled.py --list
-    python scripts/train_bundled.py vae clip judge prior motion-judge zero123 frame-judge motion
+    python scripts/train_bundled.py vae clip judge prior motion-judge zero123 matting frame-judge motion
     python scripts/train_bundled.py prior --minutes 60 --resume
     accelerate launch scripts/train_bundled.py prior
 
@@ -16,10 +16,10 @@ from core2d.bundled import stages
 from core2d.bundled.stages import Family, state_of
 from core2d.models import assets_folder
 from core2d.run import main_guard
-from gen3d.bundled import ZERO123
+from gen3d.bundled import MATTING, ZERO123
 from genvideo.bundled import FRAME_JUDGE, MOTION
 
-STAGES = {**stages.STAGES, **{stage.name: stage for stage in (ZERO123, FRAME_JUDGE, MOTION)}}
+STAGES = {**stages.STAGES, **{stage.name: stage for stage in (ZERO123, MATTING, FRAME_JUDGE, MOTION)}}
 
 
 def main() -> None:

@@ -68,6 +68,16 @@ It learned from objects on white, eight random sides of each; the classes in `ge
 picture counts below as one side of an object.
 """,
     ),
+    "toybox-matting": (
+        "Matting net of Toybox: where the subject of a picture is",
+        """\
+A small U-Net (`gen3d/toybox_matting.py`) that maps a picture to the opacity of its subject, at 64 pixels of the longer
+side. `gen3d novel-views` and `gen3d image-to-3d` ask it with toybox-zero123, where a picture has neither transparency
+nor a plain background. It learned from the pictures of the generators, flipped, zoomed, blurred, dimmed and grainy. The
+scores are of subjects on grounds: intersection over union, the share of pictures in which that is above 0.9, and the
+mean error of opacity. Of photographs it knows nothing.
+""",
+    ),
     "toybox-motion": (
         "Motion modules of Toybox: text to clips",
         """\

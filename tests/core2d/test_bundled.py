@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 import gen3d.bundled
+import gen3d.matting_training
 import genvideo.bundled
 from core2d.bundled import clip, judges, prior, scores, stages, vae
 from core2d.bundled.cards import ABOUT
@@ -31,7 +32,7 @@ from core2d.toybox.dataset import Pictures, azimuth_bin, labels_of, mixed_scene
 from core2d.toybox.judge import REJECT, MotionJudge, PictureJudge, Verdict, load_picture_judge
 from core2d.toybox.scene import moment, still
 from core2d.training import TrainingResult
-from gen3d.bundled import ZERO123
+from gen3d.bundled import MATTING, ZERO123
 from genvideo.bundled import FRAME_JUDGE, MOTION
 
 
@@ -345,7 +346,7 @@ def test_a_resumed_training_is_counted_once(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_every_stage_writes_to_a_folder_that_has_a_card() -> None:
-    assert {stage.folder for stage in (*stages.STAGES.values(), ZERO123, FRAME_JUDGE, MOTION)} == set(ABOUT)
+    assert {stage.folder for stage in (*stages.STAGES.values(), ZERO123, MATTING, FRAME_JUDGE, MOTION)} == set(ABOUT)
     assert list(stages.STAGES) == ["vae", "clip", "judge", "prior", "motion-judge"]  # each finds what it needs
 
 
@@ -376,6 +377,7 @@ def test_all_stages_in_miniature(
     rising("motion_judge_scores", count=32, size=16)
     rising("prior_scores")
     monkeypatch.setattr(gen3d.bundled, "STEPS", 2)
+    monkeypatch.setattr(gen3d.matting_training, "SCORED", 8)
     monkeypatch.setattr(genvideo.bundled, "SCORED", 2)
     monkeypatch.setattr(gen3d.bundled, "cases", partial(gen3d.bundled.cases, count=2, held_out=1))
     assets, runs = tmp_path / "assets", tmp_path / "runs"
@@ -387,10 +389,10 @@ def test_all_stages_in_miniature(
         main()
         return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
-    assert [line["state"] for line in call("--list")] == ["not trained"] * 8
+    assert [line["state"] for line in call("--list")] == ["not trained"] * 9
     assert not assets.exists()
-    first = call("vae", "clip", "judge", "prior", "motion-judge", "zero123", "frame-judge", "motion")
-    every = (*stages.STAGES.values(), ZERO123, FRAME_JUDGE, MOTION)
+    first = call("vae", "clip", "judge", "prior", "motion-judge", "zero123", "matting", "frame-judge", "motion")
+    every = (*stages.STAGES.values(), ZERO123, MATTING, FRAME_JUDGE, MOTION)
     assert [line["stage"] for line in first] == [stage.name for stage in every]
     for stage, found in zip(every, first, strict=True):
         assert stage.main_score in found or stage.name == "vae"  # which had no judge yet
@@ -398,7 +400,7 @@ def test_all_stages_in_miniature(
         for name, value in found.items():
             assert name == "stage" or f"| {stage.name} | {name} | {round(value, 4):.4g} |" in card
     assert {"view_word", "camera_azimuth", "held_out_both"} <= first[3].keys()
-    assert [(line["state"], line["steps"]) for line in call("--list")] == [("trained", 3)] * 8
+    assert [(line["state"], line["steps"]) for line in call("--list")] == [("trained", 3)] * 9
 
     folder = assets / "toybox-sd"
     generator = torch.Generator().manual_seed(0)
@@ -424,4 +426,4 @@ def test_all_stages_in_miniature(
     for name in ("unet", "camera_token"):
         after = weights(name)
         assert any(not torch.equal(tensor, before[name][key]) for key, tensor in after.items()), name
-    assert [line["steps"] for line in call("--list")] == [6, 3, 3, 6, 3, 6, 3, 3]
+    assert [line["steps"] for line in call("--list")] == [6, 3, 3, 6, 3, 6, 3, 3, 3]

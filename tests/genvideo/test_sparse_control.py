@@ -143,9 +143,7 @@ def test_one_of_another_model_is_refused(flat: Backbone, motion: MotionAdapter):
         AnimateDiff(MotionBackbone(flat, motion), control=SparseControl(other))
 
 
-def test_by_the_command(
-    tiny_folder: Callable[..., Path], flat: Backbone, motion_folder: Path, tmp_path: Path, capfd
-):
+def test_by_the_command(tiny_folder: Callable[..., Path], flat: Backbone, motion_folder: Path, tmp_path: Path, capfd):
     write_sparse_control(tmp_path / "control", encoder_for(flat, True))
     (motion_folder / "liftkit.json").unlink()  # now they are as published ones are
     save_image(tmp_path / "a.png", torch.rand(3, 16, 16))
