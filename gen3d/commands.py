@@ -41,13 +41,13 @@ def render(recipe: RenderRecipe) -> Result:
         return render_scene(recipe)
     if recipe.path is not None:
         raise InputError(f"{recipe.source} is no run of gen3d nerf: a mesh has --azimuth and --turntable")
-    mesh = in_view(mesh_at(recipe.source, device))
+    mesh, lighted = in_view(mesh_at(recipe.source, device)), not is_of_a_picture(recipe.source)
     outputs = []
     if recipe.output is not None:
-        pictures = seen_from(mesh, recipe.azimuth, recipe.elevation, recipe.size, device)
+        pictures = seen_from(mesh, recipe.azimuth, recipe.elevation, recipe.size, device, lighted)
         outputs.append(save_views(recipe.output, pictures))
     if recipe.turntable is not None:
-        outputs.append(save_turntable(recipe.turntable, mesh, recipe.elevation, recipe.size, device))
+        outputs.append(save_turntable(recipe.turntable, mesh, recipe.elevation, recipe.size, device, lighted))
     return outputs, {"faces": len(mesh.faces)}
 
 
@@ -72,6 +72,15 @@ def is_of_nerf(source: Path) -> bool:
     from gen3d.nerf_run import is_nerf_run
 
     return source.is_dir() and is_nerf_run(source)
+
+
+def is_of_a_picture(source: Path) -> bool:
+    """Whether the source is a run of gen3d image-to-3d, whose colours have the light of the picture in them."""
+    if not source.is_dir():
+        return False
+    from gen3d.shape_runs import saved_recipe
+
+    return saved_recipe(source)["name"] == "ImageTo3DRecipe"
 
 
 def mesh_at(source: Path, device: torch.device) -> TexturedMesh:

@@ -14,7 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from core2d.cameras import Cameras, degrees, orbit
+from core2d.media import to_uint8
 from core2d.toybox.sample import mesh_of
+from gen3d.data.single_picture import resample
 from gen3d.mesh import TexturedMesh, build_mesh, render_mesh
 from gen3d.scores import chamfer, in_unit_box, surface_points
 from gen3d.shaping import BOUND
@@ -75,11 +77,14 @@ def winding(points: Tensor, corners: Tensor) -> Tensor:
 
 def extruded(case: Case, mask: Tensor) -> TexturedMesh:
     """The baseline: the silhouette (s, s) of the picture pulled along the line of sight, as deep as it is wide on
-    average, in the colours of the picture."""
+    average, in the colours of the object, which go on beyond its edge."""
     camera = orbit(0.0, float(case.source.elevation[0]), float(case.source.radius[0]), float(case.source.fov_y[0]))
     right, up, forward = camera.camera_to_world[0, :3, :3].unbind(1)
     focal = 1 / math.tan(float(camera.fov_y[0]) / 2) / float(camera.radius[0])
     solid = (mask > 0.5).float()
+    colors = torch.from_numpy(resample(to_uint8(case.cutout[None])[0], (0, 0), 1, mask.shape[-1]))[
+        :3
+    ]  # no white at edges
     half = float(solid.sum().sqrt() / mask.shape[-1] / focal)  # half the side of a square of the same area
 
     def at(layers: Tensor, points: Tensor) -> Tensor:
@@ -90,4 +95,4 @@ def extruded(case: Case, mask: Tensor) -> TexturedMesh:
         return 100 * at(solid[None], points)[:, 0] * ((points @ forward).abs() < half)
 
     bounds = torch.tensor([[-BOUND] * 3, [BOUND] * 3])
-    return build_mesh(density, lambda points: at(case.picture, points), bounds, resolution=64, texture_size=256)[0]
+    return build_mesh(density, lambda points: at(colors, points), bounds, resolution=80, texture_size=512)[0]

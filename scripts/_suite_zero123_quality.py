@@ -21,17 +21,14 @@ from _suite import Suite
 from _suite_mesh_quality import gltf_errors
 from torch import Tensor
 
-from core2d.errors import InputError
-from core2d.media import image_grid, save_image
+from core2d.media import image_grid, save_image, to_uint8
 from core2d.models.loading import load_model
 from core2d.toybox.judge import load_picture_judge
-from gen3d.image_to_3d import image_to_3d
 from gen3d.matting_training import matting_scores
-from gen3d.mesh import check_mesh, load_mesh, save_mesh
+from gen3d.mesh import check_mesh, load_mesh
 from gen3d.solid_scores import extruded, solid_scores
 from gen3d.toybox_matting import MattingNet
-from gen3d.zero123 import NovelViews, Zero123
-from gen3d.zero123_recipes import IMAGE_QUALITIES
+from gen3d.zero123 import NovelViews
 from gen3d.zero123_scores import Case, cases, copied, left_out_cases, view_scores
 
 STEPS = 25
@@ -50,8 +47,10 @@ def items_of(assets: Path, seed: int) -> list[Item]:
              at_least={"psnr": 18, "mask_iou": 0.80, "class_and_color": 0.85, "azimuth": 0.85}, needs=needs),
         Item("views-left-out", "the same of four classes that it never saw",
              partial(drawn, assets, partial(left_out_cases, seed)), needs=needs),
-        Item("views-copied", "the baseline that gives the picture back", partial(baseline, assets, seed),
-             needs=(judge,)),
+        Item("views-copied", "the baseline that gives the picture back",
+             partial(baseline, assets, partial(cases, seed)), needs=(judge,)),
+        Item("views-left-out-copied", "that baseline for the four classes",
+             partial(baseline, assets, partial(left_out_cases, seed)), needs=(judge,)),
         Item("solids", "image-to-3d of the same 24 objects", partial(solids, assets, partial(cases, seed)),
              at_least={"volume_iou": 0.50, "psnr": 18, "valid": 24}, at_most={"chamfer": 0.07, "worst_seconds": 180},
              needs=needs),
@@ -73,29 +72,41 @@ def drawn(assets: Path, wanted: Callable[[], Sequence[Case]]) -> tuple[Numbers, 
     return scored(found, shown, judge)
 
 
-def baseline(assets: Path, seed: int) -> tuple[Numbers, list[Record]]:
+def baseline(assets: Path, wanted: Callable[[], Sequence[Case]]) -> tuple[Numbers, list[Record]]:
     """Every view is the picture itself."""
-    shown = cases(seed)
+    shown = list(wanted())
     return scored([copied(case.picture, case.views) for case in shown], shown, judge_of(assets))
 
 
 def solids(assets: Path, wanted: Callable[[], Sequence[Case]]) -> tuple[Numbers, list[Record]]:
-    """A solid of each picture's object, cut out, in quality QUALITY; elevations are estimated."""
-    zero123, each = Zero123.load(assets / "toybox-zero123"), []
-    for case in wanted():
-        with tempfile.TemporaryDirectory() as folder:
-            started, made = time.perf_counter(), {"valid": 0.0, **NO_SOLID}
-            try:
-                mesh, _ = image_to_3d(case.cutout, zero123, Path(folder) / "run", IMAGE_QUALITIES[QUALITY])
-                (path,) = save_mesh(Path(folder) / "solid.glb", mesh)
-                solid = load_mesh(path)
-                made = {"valid": float(not check_mesh(solid).problems), **solid_scores(solid, case)}
-            except InputError as error:
-                say(f"no solid of the {named(case)}: {error}")
-            each.append({"object": named(case), **made, "seconds": time.perf_counter() - started})
+    """By the command in quality QUALITY, from the object cut out where it stands in its picture; seconds are of the
+    whole command. `elevation_off` is how far the estimated elevation is from the true one, in degrees."""
+    each = [a_solid(assets, case) for case in wanted()]
     means = {name: fmean(row[name] for row in each) for name in NO_SOLID}
     numbers = means | {"worst_seconds": max(row["seconds"] for row in each)}
+    off = [row["elevation_off"] for row in each if "elevation_off" in row]
+    numbers |= {"elevation_off": fmean(off)} if off else {}
     return numbers | {"valid": sum(row["valid"] for row in each), "objects": len(each)}, each
+
+
+def a_solid(assets: Path, case: Case) -> Record:
+    """The scores of one; `valid` where nothing is wrong with the mesh, nor with the file."""
+    with tempfile.TemporaryDirectory() as folder:
+        picture = save_image(Path(folder) / "picture.png", to_uint8(case.cutout[None])[0])
+        path = Path(folder) / "solid.glb"
+        words = ("--no-recentre", "--model", assets / "toybox-zero123", "--quality", QUALITY, "-o", path, "--json")
+        row: Record = {"object": named(case), "valid": 0.0, **NO_SOLID}
+        started = time.perf_counter()
+        try:
+            told = json.loads(command("gen3d", "image-to-3d", picture, *words))
+        except RuntimeError as error:
+            say(f"no solid of the {named(case)}: {error}")
+            return row | {"seconds": time.perf_counter() - started}
+        row["seconds"] = time.perf_counter() - started
+        solid = load_mesh(path)
+        faults = len(check_mesh(solid).problems) + gltf_errors([path]).get("gltf_errors", 0)
+        off = abs(told["metrics"]["elevation"] - float(case.source.elevation[0].rad2deg()))
+        return row | {"valid": float(not faults), "elevation_off": off, **solid_scores(solid, case)}
 
 
 def extrusions(seed: int) -> tuple[Numbers, list[Record]]:

@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from core2d.errors import InputError
 from core2d.media import save_image
 from core2d.run import main_guard
 from gen3d.data.single_picture import read_subject
@@ -17,7 +18,9 @@ from gen3d.zero123 import Zero123
 from gen3d.zero123_recipes import IMAGE_QUALITIES
 
 
-def main(picture: str, output: str = "object.glb") -> None:
+def main(picture: str = "", output: str = "object.glb") -> None:
+    if not picture:
+        raise InputError("no picture: python scripts/image_to_3d.py PICTURE [MESH]")
     model = Zero123.load("toybox-zero123")  # or a published checkpoint, such as "zero123-xl.ckpt"
     subject = read_subject(Path(picture), model.image_size, margin=model.parts.margin)  # found, cut out, centred
     config = replace(IMAGE_QUALITIES["draft"], steps=200)  # any setting of a quality can be changed

@@ -20,6 +20,7 @@ from core2d.schedule import alphas_cumprod_from_config
 from gen3d.zero123_formats.parts import (
     NORMALISATION,
     PUBLISHED_SCHEDULER,
+    UNUSABLE,
     Report,
     Zero123Parts,
     config_of,
@@ -33,7 +34,6 @@ from gen3d.zero123_formats.parts import (
 )
 
 SETTINGS, LARGEST_SETTINGS = "liftkit_settings", 65_536
-UNUSABLE = (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, ArithmeticError)
 
 
 class _Kind(NamedTuple):

@@ -17,6 +17,7 @@ from transformers import CLIPVisionModelWithProjection
 from core2d.backbone import CLIP_MEAN, CLIP_STD
 from core2d.errors import InputError
 from core2d.models.manifests import Manifest, compare_keys, manifest_of
+from core2d.schedule import NoiseSchedule
 from gen3d.camera_projection import CameraProjection, PictureReader
 from gen3d.data.single_picture import MARGIN
 
@@ -39,6 +40,7 @@ PUBLISHED_SCHEDULER: dict[str, Any] = {
 PROJECTIONS = {"cc_projection": "projection.", "clip_camera_projection": "proj."}
 READER = "picture_reader"  # in the place of a projection, in folders of ours
 PARTS = ("unet", "vae", "image_encoder")  # beside the projection
+UNUSABLE = (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, ArithmeticError)  # of configs
 NORMALISATION = {"image_mean": CLIP_MEAN, "image_std": CLIP_STD}
 
 
@@ -120,6 +122,13 @@ def check_fit(parts: Zero123Parts, path: Path) -> None:
     ):
         if has != needs:
             raise InputError(f"{path} is not Zero-1-to-3: it has {has} {what}, where its other parts need {needs}")
+    sides = said["sample_size"] if isinstance(said["sample_size"], (list, tuple)) else (said["sample_size"],)
+    if not sides or not all(isinstance(side, int) and side > 0 for side in sides):
+        raise InputError(f"{path} has a UNet of sample_size {said['sample_size']!r}: write the side of its latents")
+    try:
+        NoiseSchedule.from_config(parts.scheduler_config)
+    except UNUSABLE as error:
+        raise InputError(f"{path} has a noise schedule that cannot be used: {error}") from error
     check_reader(parts, path)
 
 

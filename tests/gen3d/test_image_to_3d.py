@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.tiny_zero123 import tiny_zero123
+from PIL import Image
 from torch.nn import functional as F
 
 from core2d.cameras import orbit
@@ -21,8 +24,8 @@ from core2d.toybox.judge import SIZE
 from gen3d import image_to_3d, picture_to_mesh, shape_runs
 from gen3d.data.single_picture import on_background
 from gen3d.image_to_3d import ImageTo3DTask, elevation_of
-from gen3d.mesh import build_mesh, check_mesh, load_mesh
-from gen3d.pictures import RADIUS
+from gen3d.mesh import build_mesh, check_mesh, load_mesh, save_mesh
+from gen3d.pictures import RADIUS, picture
 from gen3d.scores import chamfer, in_unit_box, surface_points
 from gen3d.shaping import Model, as_pictures, look, regularisation
 from gen3d.solid_scores import extruded, inside, solid_scores, true_body, unseen_cameras, winding
@@ -143,6 +146,63 @@ def test_killed_and_gone_on_with(
     assert command("image-to-3d", "--resume", tmp_path / "parts" / "red.run")[0] == 0
     meshes = [(tmp_path / place / "red.glb").read_bytes() for place in ("whole", "parts")]
     assert meshes[0] == meshes[1]
+
+
+def test_the_front_of_the_mesh_is_the_picture(quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not its mirror image, not upside down, not another side; of a picture alone, by way of the file."""
+    shown = subject()
+    shown[:3, 4:12, 5:11] = torch.tensor([0.9, 0.1, 0.1]).view(3, 1, 1)
+    shown[:3, 4:12, 8:11] = torch.tensor([0.1, 0.1, 0.9]).view(3, 1, 1)  # to the right
+    shown[:3, 4:7, 5:11] = torch.tensor([0.1, 0.8, 0.1]).view(3, 1, 1)  # on top
+    config = replace(QUICK, steps=100)
+    task = ImageTo3DTask(Model(0), Zero123(tiny_zero123(sample_size=8)), shown, 0.0, config)
+    source = task.guidance.source
+
+    def silent(*_: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        return torch.zeros(()), {"t": torch.zeros(1)}
+
+    silent.source = source  # pyright: ignore[reportFunctionMemberAccess]
+    monkeypatch.setattr(task, "guidance", silent)
+    recipe = image_to_3d.training_recipe(config, 0)
+    mesh, _ = shape_runs.optimised(task, recipe, tmp_path / "run", False)
+    (path,) = save_mesh(tmp_path / "it.glb", mesh)
+    wanted = F.interpolate(on_background(shown)[None], (32, 32), mode="area")[0]
+
+    def off(azimuth: float, turned: torch.Tensor) -> float:
+        seen = picture(load_mesh(path), orbit(math.radians(azimuth), 0.0, RADIUS), 32, lighted=False)[0]
+        return (seen - turned).square().mean().item()
+
+    right = off(0, wanted)
+    assert right < 0.03
+    assert min(off(0, wanted.flip(2)), off(0, wanted.flip(1)), off(180, wanted), off(90, wanted)) > 2 * right
+
+
+def test_a_run_is_rendered_as_it_was_shown(
+    quick, command: Callable[..., Told], zero123_folder, cut_out, tmp_path: Path
+) -> None:
+    """Without light: it is in the colours."""
+    words = ("image-to-3d", cut_out, "--model", zero123_folder, "-o", tmp_path / "red.glb")
+    assert command(*words, "--preview", tmp_path / "first.png")[0] == 0
+    words = (
+        "render",
+        tmp_path / "red.run",
+        "-o",
+        tmp_path / "again.png",
+        "--size",
+        192,
+        "--azimuth",
+        *range(0, 360, 45),
+    )
+    assert command(*words)[0] == 0
+    first, again = (np.asarray(Image.open(tmp_path / name).convert("RGB"), int) for name in ("first.png", "again.png"))
+    assert first.shape == again.shape and np.abs(first - again).max() <= 1
+
+
+def test_the_script_without_a_picture_says_how(tmp_path: Path) -> None:
+    script = Path(__file__).parents[2] / "scripts" / "image_to_3d.py"
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "no picture: python scripts/image_to_3d.py PICTURE" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -457,6 +457,23 @@ def test_a_folder_without_schedule_has_the_published_one(folder: Path) -> None:
     assert report.betas_ok and read_zero123(folder)[1].betas_ok is False
 
 
+@pytest.mark.parametrize(
+    ("place", "said", "says"),
+    [
+        ("scheduler/scheduler_config.json", {"beta_start": "x"}, "noise schedule that cannot be used"),
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": 0}, "noise schedule that cannot be used"),
+        ("scheduler/scheduler_config.json", {"_class_name": None}, "noise schedule that cannot be used"),
+        ("unet/config.json", {"sample_size": None}, "sample_size None"),
+        ("unet/config.json", {"sample_size": 0}, "sample_size 0"),
+        ("unet/config.json", {"sample_size": []}, "sample_size"),
+    ],
+)
+def test_odd_configs_are_one_clear_error(folder: Path, place: str, said: dict, says: str) -> None:
+    path = folder / place
+    path.write_text(json.dumps(json.loads(path.read_text()) | said))
+    refused(folder, says)
+
+
 def test_normalisation(folder: Path) -> None:
     path = folder / "feature_extractor" / "preprocessor_config.json"
     path.write_text('{"image_mean": [0.5, 0.5, 0.25]}')
