@@ -102,21 +102,24 @@ def test_it_learns() -> None:
     assert losses[-1] < 0.4 * losses[0] and float(told["iou"]) > 0.8
 
 
-def on_grass(folder: Path) -> tuple[Path, np.ndarray]:
+def on_grass(folder: Path, number: int = 3) -> tuple[Path, np.ndarray]:
     """A picture of something on a ground, and its coverage (s, s)."""
-    scene = next(iter(islice(on_grounds(world.TUNING_SEEDS[0]), 3, None)))
+    scene = next(iter(islice(on_grounds(world.TUNING_SEEDS[0]), number, None)))
     renders = render([scene], 128)
     return save_image(folder / "it.png", np.rint(255 * renders.rgb[0]).astype(np.uint8)), renders.mask[0]
 
 
 @is_bundled
 def test_the_bundled_net_cuts_out_what_stands_on_a_ground(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    picture, coverage = on_grass(tmp_path)
-    recipe = NovelViewsRecipe(picture=picture, output=tmp_path / "views.png", recentre=False)
-    subject = subject_of(recipe, Zero123.load("toybox-zero123"))
-    assert subject.found_by == "matting net" and "found by matting net" in capsys.readouterr().err
-    true = torch.from_numpy(coverage).view(1, 64, 2, 64, 2).mean((2, 4))
-    assert mask_iou(subject.rgba[None, 3] > 0.5, true > 0.5).item() > 0.85
+    """Of pictures twice as large as those that it learned from, by the way of the commands."""
+    model, overlaps = Zero123.load("toybox-zero123"), []
+    for number in range(6):
+        picture, coverage = on_grass(tmp_path, number)
+        subject = subject_of(NovelViewsRecipe(picture=picture, output=tmp_path / "a.png", recentre=False), model)
+        assert subject.found_by == "matting net" and "found by matting net" in capsys.readouterr().err
+        true = torch.from_numpy(coverage).view(1, 64, 2, 64, 2).mean((2, 4))
+        overlaps.append(mask_iou(subject.rgba[None, 3] > 0.5, true > 0.5).item())
+    assert sum(overlaps) / 6 > 0.85 and min(overlaps) > 0.6, overlaps
 
 
 @is_bundled

@@ -153,7 +153,8 @@ def test_every_bar_has_its_number(suite: ModuleType, batch: Any) -> None:
 
 def test_items_and_their_folders(suite: ModuleType, tmp_path: Path) -> None:
     items = suite.items_of(tmp_path, 3000)
-    assert [item.name for item in items] == ["meshes-normal", "meshes-draft", "meshes-words-normal", "oracle"]
+    assert [item.name for item in items] == ["meshes-normal", "meshes-draft", "meshes-words-normal", "oracle", "killed"]
+    assert items[-1].at_least == {"identical": 20}
     assert [item.at_least["right"] for item in items[:3]] == [20, 14, 14]
     assert [item.keeps.name for item in items[:3]] == ["normal-auto", "draft-auto", "normal-words"]
     for_tuning = suite.tuning_items(tmp_path, 2000)
