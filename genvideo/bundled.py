@@ -117,9 +117,7 @@ def train_frame_judge(family: Family) -> Scores:
         return judges.PictureJudgeTask(model, pictures, rejects)
 
     score = partial(judge_scores, in_clips=True)
-    return train_a_judge(
-        family, FRAME_JUDGE, "picture", fresh, load_picture_judge, task, judges.FRAME_RECIPE, score
-    )
+    return train_a_judge(family, FRAME_JUDGE, "picture", fresh, load_picture_judge, task, judges.FRAME_RECIPE, score)
 
 
 def save(folder: Path, motion: MotionAdapter, adapter: Lora) -> None:
