@@ -147,14 +147,23 @@ def train_matting(family: Family) -> Scores:
     """The net that cuts subjects out; it learns from what the generators learn from."""
     folder = family.assets / FOLDER
     torch.manual_seed(7)
-    model = MattingNet() if family.starts_fresh(folder) else load_model(MattingNet, folder, torch.float32)
+    model = (
+        MattingNet() if family.starts_fresh(folder / "config.json") else load_model(MattingNet, folder, torch.float32)
+    )
     model.requires_grad_(True)
     with processes().main_process_first():
         pictures = training_pictures(family.data, family.pictures, family.size)
     recipe = family.recipe(MATTING_RECIPE)
     spent = run_training(family, MATTING.name, MattingTask(model, pictures), recipe)
     found = matting_scores(model, world.TUNING_SEEDS[0], family.size)
-    return keep(family, MATTING, recipe, spent, found, lambda: save_model(model, folder, torch.float16))
+
+    def save() -> None:
+        history = history_of(folder)
+        with atomic_path(folder) as temporary:
+            save_model(model, temporary, torch.float16)
+            write_json(temporary / "training.json", history)
+
+    return keep(family, MATTING, recipe, spent, found, save)
 
 
 MATTING = Stage("matting", FOLDER, train_matting, "iou", "cuts the subject of a picture out")
