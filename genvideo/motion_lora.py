@@ -46,6 +46,11 @@ class Lora:
     layers: dict[str, tuple[Tensor, Tensor]]
 
     @property
+    def rank(self) -> int:
+        """The highest of a layer."""
+        return max(len(down) for down, _ in self.layers.values())
+
+    @property
     def kind(self) -> Literal["MotionLoRA", "domain adapter", "LoRA"]:
         """What it changes: attention over time, attention within frames, or both."""
         in_motion = {IN_MOTION in name for name in self.layers}
@@ -88,12 +93,12 @@ def lora_of(unet: UNetMotionModel, adapter: str) -> Lora:
 
 
 def go_on_from(unet: UNetMotionModel, lora: Lora, adapter: str) -> None:
-    """Let the fresh low-rank layers of this name, of the same rank, begin with these factors."""
+    """Let the fresh low-rank layers of this name begin with these factors; what rank they have beyond adds nothing."""
     with torch.no_grad():
         for name, (down, up) in lora.layers.items():
             layer = unet.get_submodule(name)
-            layer.lora_A[adapter].weight.copy_(down)  # pyright: ignore
-            layer.lora_B[adapter].weight.copy_(up / layer.scaling[adapter])  # pyright: ignore
+            layer.lora_A[adapter].weight[: len(down)] = down  # pyright: ignore
+            layer.lora_B[adapter].weight[:, : len(down)] = up / layer.scaling[adapter]  # pyright: ignore
 
 
 def write_lora(path: Path, lora: Lora, style: Style = "diffusers", dtype: torch.dtype | None = None) -> None:

@@ -41,6 +41,11 @@ class EncodedClips:
     empty: Tensor
     still_words: Tensor | None = None
 
+    def those(self, wanted: Tensor) -> EncodedClips:
+        """The clips of a (n,) bool mask."""
+        still_words = None if self.still_words is None else self.still_words[wanted]
+        return EncodedClips(self.latents[wanted], self.words[wanted], self.empty, still_words)
+
     def frame(self, index: int) -> EncodedClips:
         """Clips of one frame each."""
         return EncodedClips(self.latents[:, :, index : index + 1], self.words, self.empty, self.still_words)
@@ -61,6 +66,10 @@ class MotionTask:
         still: share of clips that stop at one of their frames, under a caption that asks for no motion: without them
             whatever is shown would move, asked or not.
         given: share of clips of which the first frame is given, of which the last, and of which both.
+        blind: share of clips that noise hides, fully or in part, at one of the last tenth of the steps. Sampling begins
+            with noise alone, training at the last step of a Stable Diffusion schedule does not: a clip shines through
+            so clearly (2305.08891 section 3.1; 2312.07537 section 3 for video) that nobody has to listen to the words
+            to see where it goes, and sampling then goes anywhere.
         shared_noise: see `genvideo.motion.mixed_noise`; the published modules have none.
         snr_floor: see `core2d.denoising.DenoisingTask`.
     """
@@ -71,6 +80,7 @@ class MotionTask:
     drop: float = 0.1
     still: float = 0.1
     given: tuple[float, float, float] = (0.25, 0.05, 0.1)
+    blind: float = 0.0
     shared_noise: float = 0.0
     snr_floor: float = 0.3
     seed: int = 0
@@ -79,23 +89,30 @@ class MotionTask:
         """Noisy clips, their noise and time, their words, and which frames are given."""
         generator = step_generator(self.seed, step)
         chosen = torch.randint(len(self.clips.latents), (batch_size,), generator=generator)
-        stops = torch.rand(batch_size, generator=generator) < self.still
-        latents, words = self._shown(chosen, stops, generator)
+        lots = torch.rand(5, batch_size, generator=generator)
+        latents, words = self._shown(chosen, lots[0] < self.still, generator)
+        words = torch.where((lots[1] < self.drop)[:, None, None], self.clips.empty.float(), words)
+        given = given_frames(lots[2], latents.shape[2], self.given)  # (n, f)
+        timesteps, visible = self._hidden(lots[3] < self.blind, lots[4], generator)
         own = torch.randn(latents.shape, generator=generator)
         noise = mixed_noise(own, torch.randn(latents[:, :, :1].shape, generator=generator), self.shared_noise)
-        timesteps = torch.randint(self.schedule.num_train_timesteps, (batch_size,), generator=generator)
-        dropped = torch.rand(batch_size, generator=generator) < self.drop
-        given = given_frames(torch.rand(batch_size, generator=generator), latents.shape[2], self.given)  # (n, f)
-        noisy = self.schedule.add_noise(latents, noise, timesteps)
+        noisy = self.schedule.add_noise(visible[:, None, None, None, None] * latents, noise, timesteps)
         batch = {
             "noisy": torch.where(given[:, None, :, None, None], latents, noisy),
-            "target": self.schedule.target(latents, noise, timesteps),
+            "target": self.schedule.output(self.schedule.prediction(latents, noisy, timesteps, "sample")),
             "timesteps": timesteps,
             "weight": self.schedule.min_snr_weight(timesteps, floor=self.snr_floor),
-            "words": torch.where(dropped[:, None, None], self.clips.empty.float(), words),
+            "words": words,
             "given": given,
         }
         return {name: value[positions] for name, value in batch.items()}
+
+    def _hidden(self, blind: Tensor, lot: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Timesteps (n,), and the share (n,) of each clip that its noisy latents hold: 1 where it is not blind."""
+        steps = self.schedule.num_train_timesteps
+        timesteps = torch.randint(steps, (len(blind),), generator=generator)
+        late = steps - 1 - timesteps // 10
+        return torch.where(blind, late, timesteps), torch.where(blind, lot.square(), 1.0)
 
     def _shown(self, chosen: Tensor, stops: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """The chosen clips (n, c, f, h, w) and words (n, tokens, d), of which some stop."""

@@ -142,9 +142,7 @@ def read_sparse_control(path: str | Path, heads: int | None = None) -> SparseCon
         config |= {"norm_num_groups": told["groups"]} if "groups" in told else {}
     except (KeyError, ValueError) as error:
         raise InputError(f"{path} holds no complete SparseCtrl encoder: {error} is missing") from None
-    model, report, matched = built(
-        SparseControlNetModel, config, found, f"{path} holds no complete SparseCtrl encoder"
-    )
+    model, report, matched = built(SparseControlNetModel, config, found, f"{path} holds no complete SparseCtrl encoder")
     if any("temporal_transformer" in name for name in state):
         see_frames(model)
     return SparseControl(model.requires_grad_(False), report, matched)  # norms that were put in, too

@@ -20,6 +20,7 @@ from genvideo.motion_training import (
     motion_lora,
     only_motion,
 )
+from genvideo.motion_words import begin_with, discriminants
 
 
 @pytest.fixture
@@ -100,6 +101,37 @@ def test_noise_that_frames_share(flat: Backbone, clips: EncodedClips):
     assert abs(alike[0]) < 0.02 and abs(alike[1] - 0.5) < 0.03
 
 
+def test_noise_hides_blind_clips(flat: Backbone, clips: EncodedClips):
+    """Some fully, some in part, late in the schedule; the target leads to the clip from whatever is seen of it."""
+    task = task_of(flat, clips, blind=0.4, drop=0.0, given=(0.0, 0.0, 0.0))
+    rows = task.batch(0, torch.arange(500), 500)
+    steps, found = rows["timesteps"], task.schedule.prediction(rows["target"], rows["noisy"], rows["timesteps"])
+    known = clips.latents.float()
+    away = torch.cdist(found.x0.flatten(1), known.flatten(1), compute_mode="donot_use_mm_for_euclid_dist")
+    assert away.amin(1).max() < 0.01
+    x0 = known[away.argmin(1)]
+    alone = task_of(flat, clips, blind=0.0, drop=0.0, given=(0.0, 0.0, 0.0)).batch(0, torch.arange(500), 500)
+    blind = (rows["noisy"] != alone["noisy"]).flatten(1).any(1)
+    assert 0.35 < blind.float().mean() < 0.45
+    assert steps[blind].min() >= 900 and steps[~blind].min() < 100
+    drawn = alone["target"]  # the noise, of an epsilon prior
+    alpha, sigma = task.schedule.alpha_sigma(steps, drawn)
+    share = ((rows["noisy"] - sigma * drawn) * x0).sum((1, 2, 3, 4)) / (
+        alpha[:, 0, 0, 0, 0] * x0.square().sum((1, 2, 3, 4))
+    )
+    torch.testing.assert_close(share[~blind], torch.ones_like(share[~blind]), atol=1e-2, rtol=0)
+    assert share[blind].min() > -0.01 and share[blind].max() < 1.01
+    assert abs(share[blind].mean().item() - 1 / 3) < 0.06  # squares of uniform numbers
+
+
+def test_those_clips_alone(flat: Backbone, clips: EncodedClips):
+    wanted = torch.tensor([True, False, False, True, False, False])
+    some = replace(clips, still_words=clips.words + 1).those(wanted)
+    assert torch.equal(some.latents, clips.latents[[0, 3]]) and torch.equal(some.words, clips.words[[0, 3]])
+    assert some.still_words is not None and torch.equal(some.still_words, clips.words[[0, 3]] + 1)
+    assert clips.those(wanted).still_words is None and torch.equal(some.empty, clips.empty)
+
+
 def test_a_single_frame_is_never_given():
     assert not given_frames(torch.zeros(3), 1, (1.0, 0.0, 0.0)).any()
 
@@ -154,3 +186,33 @@ def test_training_killed_and_resumed_is_the_unbroken_one(flat: Backbone, clips: 
     resumed = train(task_of(flat, clips), recipe, tmp_path / "parts", resume=True)
     assert resumed.step == 6 and whole.ema.keys() == resumed.ema.keys()
     assert all(torch.equal(value, resumed.ema[name]) for name, value in whole.ema.items())
+
+
+def test_what_tells_motions_apart_is_found_among_larger_differences():
+    generator = torch.Generator().manual_seed(0)
+    content, sign = torch.randn(300, 1, 12, generator=generator), torch.arange(300) % 2 * 2.0 - 1
+    words = 5.0 + 3.0 * content.expand(-1, 20, -1).clone()
+    # nothing but the motion is told here, and little of it
+    words[:, :, 0] = 0.05 * sign[:, None] + 0.005 * torch.randn(300, 20, generator=generator)
+    labels = ["left" if one < 0 else "right" for one in sign]
+    (direction,) = discriminants(words, labels, 1)
+    code = words[:, -1] @ direction
+    assert abs(code.std().item() - 1) < 0.1 and abs(code.mean().item()) < 0.05
+    left, right = code[sign < 0], code[sign > 0]
+    apart = (left.max() < right.min()) or (right.max() < left.min())
+    assert apart and (left.mean() - right.mean()).abs() > 1.8
+
+
+def test_an_adapter_begins_with_what_tells_motions_apart_and_adds_nothing(flat: Backbone):
+    unet = flat.family.denoiser
+    plain = inflate(unet, fresh_motion(unet, heads=2)).eval()
+    adapted = domain_adapter(inflate(unet, fresh_motion(unet, heads=2)), rank=5).eval()
+    directions = torch.randn(3, unet.config["cross_attention_dim"])
+    begin_with(adapted, "domain_adapter", directions)
+    clip, words = torch.randn(1, 4, 3, 8, 8), torch.randn(3, 7, unet.config["cross_attention_dim"])
+    with torch.no_grad():
+        found, expected = (model(clip, 400, encoder_hidden_states=words).sample for model in (adapted, plain))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    layers = [layer for name, layer in adapted.named_modules() if name.endswith((".attn2.to_k", ".attn2.to_v"))]
+    looking = [layer for layer in layers if hasattr(layer, "lora_A")]
+    assert looking and all(torch.equal(layer.lora_A["domain_adapter"].weight[2:], directions) for layer in looking)
