@@ -94,8 +94,9 @@ The last row is what taught it which way. At the last step of the schedule enoug
 see where it goes, so the words were never needed (2305.08891, 2312.07537): now noise hides four of ten clips, fully or
 in part. To the text tower, which learned with pictures, left and right are nearly one, so 22 ranks of the adapter
 began with the linear discriminants of motions in its tokens, and the first 700 steps were a drill in things that slide
-and hop. What it does not know yet is which way round: clockwise for counterclockwise as often as not. It zooms rarely
-when asked. The third row, with the discriminants alone, changed nothing within 3,000 steps.
+and hop (the row counts them; the schedule of 8,600 is of the rest, 7,558). What it does not know yet is which way
+round: clockwise for counterclockwise as often as not. It zooms rarely when asked. The third row, with the
+discriminants alone, changed nothing within 3,000 steps.
 
     UNetMotionModel.from_unet2d(unet, MotionAdapter.from_pretrained("assets/toybox-motion"))
 """,
