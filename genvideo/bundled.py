@@ -42,8 +42,8 @@ from genvideo.motion_words import begin_with, discriminants
 SEED = 0  # of `world.GENERATOR_SEEDS`
 HEADS = 4
 RANK, DIRECTIONS = 38, 22  # of the adapter, and how many of that begin with what tells motions apart
-BLIND = 0.4  # see `MotionTask`
-SHARED_NOISE = 0.5
+BLIND, UNDECIDED, STILL = 0.25, 0.4, 0.15  # see `MotionTask`
+SHARED_NOISE = 0.9
 PICTURES_A_CLIP = 16
 RECIPE = TrainingRecipe(
     steps=12_000, batch_size=4, learning_rate=1e-3, warmup_steps=200, ema_decay=0.998, checkpoint_every=250
@@ -80,7 +80,14 @@ def train_motion(family: Family) -> Scores:
     for parameter in temporal_parameters(model).values():
         parameter.requires_grad_(True)
     task = MotionTask(
-        model, clips, backbone.schedule, blind=BLIND, shared_noise=SHARED_NOISE, seed=len(history_of(folder))
+        model,
+        clips,
+        backbone.schedule,
+        still=STILL,
+        blind=BLIND,
+        undecided=UNDECIDED,
+        shared_noise=SHARED_NOISE,
+        seed=len(history_of(folder)),
     )
     if not torch.accelerator.is_available():  # where the backward of torch's fused attention is half of a whole step
         model.set_attn_processor(AttnProcessor())
@@ -104,7 +111,9 @@ def drill(family: Family, task: MotionTask, motions: list[str]) -> Spent:
     sideways = torch.tensor([motion in SIDEWAYS for motion in motions])
     if not sideways.any():
         return Spent(0, 0.0)
-    alone = replace(task, clips=task.clips.those(sideways), blind=1.0, given=(0.0, 0.0, 0.0), still=0.0, drop=0.0)
+    alone = replace(
+        task, clips=task.clips.those(sideways), blind=1.0, undecided=0.0, given=(0.0, 0.0, 0.0), still=0.0, drop=0.0
+    )
     recipe = family.recipe(DRILL_RECIPE)
     return run_training(family, "motion-drill", alone, replace(recipe, steps=min(recipe.steps, DRILL_RECIPE.steps)))
 

@@ -70,6 +70,9 @@ class MotionTask:
             with noise alone, training at the last step of a Stable Diffusion schedule does not: a clip shines through
             so clearly (2305.08891 section 3.1; 2312.07537 section 3 for video) that nobody has to listen to the words
             to see where it goes, and sampling then goes anywhere.
+        undecided: share of clips that show in each frame, fully or in part, their middle frame in place of their own,
+            at one of the last six tenths of the steps. So a clip looks in sampling before it has decided where to go:
+            what it shows is known, which way it turns is not, and only the words say that.
         shared_noise: see `genvideo.motion.mixed_noise`; the published modules have none.
         snr_floor: see `core2d.denoising.DenoisingTask`.
     """
@@ -81,6 +84,7 @@ class MotionTask:
     still: float = 0.1
     given: tuple[float, float, float] = (0.25, 0.05, 0.1)
     blind: float = 0.0
+    undecided: float = 0.0
     shared_noise: float = 0.0
     snr_floor: float = 0.3
     seed: int = 0
@@ -93,10 +97,10 @@ class MotionTask:
         latents, words = self._shown(chosen, lots[0] < self.still, generator)
         words = torch.where((lots[1] < self.drop)[:, None, None], self.clips.empty.float(), words)
         given = given_frames(lots[2], latents.shape[2], self.given)  # (n, f)
-        timesteps, visible = self._hidden(lots[3] < self.blind, lots[4], generator)
+        timesteps, visible = self._hidden(latents, lots[3], lots[4], generator)
         own = torch.randn(latents.shape, generator=generator)
         noise = mixed_noise(own, torch.randn(latents[:, :, :1].shape, generator=generator), self.shared_noise)
-        noisy = self.schedule.add_noise(visible[:, None, None, None, None] * latents, noise, timesteps)
+        noisy = self.schedule.add_noise(visible, noise, timesteps)
         batch = {
             "noisy": torch.where(given[:, None, :, None, None], latents, noisy),
             "target": self.schedule.output(self.schedule.prediction(latents, noisy, timesteps, "sample")),
@@ -107,12 +111,21 @@ class MotionTask:
         }
         return {name: value[positions] for name, value in batch.items()}
 
-    def _hidden(self, blind: Tensor, lot: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Timesteps (n,), and the share (n,) of each clip that its noisy latents hold: 1 where it is not blind."""
+    def _hidden(self, latents: Tensor, kind: Tensor, lot: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Timesteps (n,), and what of the clips (n, c, f, h, w) their noise is laid over: all, where nothing is hidden.
+
+        Args:
+            kind: (n,) in [0, 1): which clips are blind and which undecided.
+            lot: (n,) in [0, 1): how much of these shows.
+        """
         steps = self.schedule.num_train_timesteps
-        timesteps = torch.randint(steps, (len(blind),), generator=generator)
-        late = steps - 1 - timesteps // 10
-        return torch.where(blind, late, timesteps), torch.where(blind, lot.square(), 1.0)
+        timesteps = torch.randint(steps, (len(kind),), generator=generator)
+        blind, undecided = kind < self.blind, (kind >= self.blind) & (kind < self.blind + self.undecided)
+        late = torch.where(blind, timesteps // 10, timesteps * 6 // 10)
+        timesteps = torch.where(blind | undecided, steps - 1 - late, timesteps)
+        own = torch.where(blind | undecided, lot.square(), 1.0)[:, None, None, None, None]
+        middle = latents[:, :, latents.shape[2] // 2, None] * undecided[:, None, None, None, None]
+        return timesteps, own * latents + (1 - own) * middle
 
     def _shown(self, chosen: Tensor, stops: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """The chosen clips (n, c, f, h, w) and words (n, tokens, d), of which some stop."""

@@ -79,8 +79,9 @@ def test_a_symbolic_link_stays_and_its_file_is_replaced(tmp_path: Path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_command_cleans_up_and_exits_130(tmp_path: Path, number: signal.Signals):
     program = (
-        "import sys, time\n"
+        "import signal, sys, time\n"
         "from core2d.run import atomic_path, main_guard\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # jobs in the background of a script ignore it
         "with main_guard(), atomic_path(sys.argv[1]) as temporary:\n"
         "    temporary.write_text('half'); print('ready', flush=True); time.sleep(60)\n"
     )

@@ -124,6 +124,31 @@ def test_noise_hides_blind_clips(flat: Backbone, clips: EncodedClips):
     assert abs(share[blind].mean().item() - 1 / 3) < 0.06  # squares of uniform numbers
 
 
+def test_undecided_clips_show_their_middle_frame(flat: Backbone, clips: EncodedClips):
+    """Fully or in part, in the later steps; the target leads to the clip from whatever is seen of it."""
+    task = task_of(flat, clips, undecided=0.4, drop=0.0, given=(0.0, 0.0, 0.0))
+    rows = task.batch(0, torch.arange(500), 500)
+    steps, found = rows["timesteps"], task.schedule.prediction(rows["target"], rows["noisy"], rows["timesteps"])
+    known = clips.latents.float()
+    away = torch.cdist(found.x0.flatten(1), known.flatten(1), compute_mode="donot_use_mm_for_euclid_dist")
+    assert away.amin(1).max() < 0.01
+    x0 = known[away.argmin(1)]
+    alone = task_of(flat, clips, drop=0.0, given=(0.0, 0.0, 0.0)).batch(0, torch.arange(500), 500)
+    undecided = (rows["noisy"] != alone["noisy"]).flatten(1).any(1)
+    assert 0.35 < undecided.float().mean() < 0.45
+    last = task.schedule.num_train_timesteps - 1
+    assert steps[undecided].min() >= last - last * 6 // 10
+    alpha, sigma = task.schedule.alpha_sigma(steps, x0)
+    shown, middle = (rows["noisy"] - sigma * alone["target"]) / alpha, x0[:, :, 2:3]  # the noise, of an epsilon prior
+    torch.testing.assert_close(shown[:, :, 2:3], middle, atol=0.02, rtol=0)
+    own = ((shown - middle) * (x0 - middle)).sum((1, 2, 3, 4)) / (x0 - middle).square().sum((1, 2, 3, 4))
+    torch.testing.assert_close(own[~undecided], torch.ones_like(own[~undecided]), atol=1e-2, rtol=0)
+    mixed = own[:, None, None, None, None] * (x0 - middle) + middle
+    torch.testing.assert_close(shown, mixed, atol=0.05, rtol=0)
+    assert own[undecided].min() > -0.01 and own[undecided].max() < 1.01
+    assert abs(own[undecided].mean().item() - 1 / 3) < 0.06  # squares of uniform numbers
+
+
 def test_those_clips_alone(flat: Backbone, clips: EncodedClips):
     wanted = torch.tensor([True, False, False, True, False, False])
     some = replace(clips, still_words=clips.words + 1).those(wanted)
