@@ -23,15 +23,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from core2d.cameras import orbit
+from core2d.cameras import Cameras, orbit
 from core2d.guidance import ScoreDistillationConfig, TimeRange
+from core2d.run import write_json
 from core2d.training import step_generator, step_seed
 from gen3d.camera_projection import PictureReader
 from gen3d.data.single_picture import on_background
 from gen3d.mesh import Build, TexturedMesh
 from gen3d.pictures import RADIUS
-from gen3d.shape_runs import optimised
+from gen3d.shape_runs import FINEST_SHAPE, LEVEL, mesh_of, optimise
 from gen3d.shaping import (
+    BOUND,
     TIMES,
     Model,
     around,
@@ -46,6 +48,9 @@ from gen3d.zero123 import USUAL_ELEVATION, Seen, ViewDistillation, Zero123
 from gen3d.zero123_recipes import IMAGE_QUALITIES, ImageTo3DConfig
 
 WHITE = torch.ones(3)
+OUTLINE = 64  # pixels of a side of outlines that are compared
+DEPTHS = 96  # points along each of their rays
+LEVELS = 40.0 * 0.85 ** torch.arange(26)  # 1 / metre, from opaque to nearly clear: where a surface is looked for
 
 
 @dataclass
@@ -135,7 +140,37 @@ def image_to_3d(
     if elevation is None:
         elevation, _ = elevation_of(zero123, zero123.see(on_background(subject)[None]))
     task = ImageTo3DTask(Model(seed), zero123, subject, elevation, config, seed)
-    return optimised(task, training_recipe(config, seed), run, resume)
+    model = optimise(task, training_recipe(config, seed), run, resume)
+    level = outlined_level(model, subject, task.guidance.source)
+    write_json(run / LEVEL, level)
+    return mesh_of(model, level)
+
+
+@torch.no_grad()
+def outlined_level(model: Model, subject: Tensor, source: Cameras) -> float | None:
+    """The density at which the surface of a field, seen from the picture's camera, has the outline of its object.
+
+    A field looks as wide as the picture through what is half clear at its edge; its mesh, cut where the field is
+    opaque, would be a pixel thinner all around.
+
+    Args:
+        subject: (4, s, s), see `image_to_3d`.
+        source: one camera.
+
+    Returns:
+        In 1 / metre; None if no surface has half of that outline: then the picture is no guide.
+    """
+    mask = F.interpolate(subject[None, 3:], (OUTLINE, OUTLINE), mode="area").flatten() > 0.5
+    origins, directions = source.rays(OUTLINE, OUTLINE)
+    depths = torch.linspace(RADIUS - BOUND, RADIUS + BOUND, DEPTHS, device=origins.device)
+    densest = []
+    for rays in directions.flatten(0, 2).split(OUTLINE * 4):
+        points = origins + depths[:, None, None] * rays  # (DEPTHS, rays, 3)
+        density = model.field.smooth_density(points.flatten(0, 1), FINEST_SHAPE)
+        densest.append(density.unflatten(0, points.shape[:2]).amax(0))
+    covered = torch.cat(densest).cpu()[None] > LEVELS[:, None]  # (levels, OUTLINE ** 2)
+    overlap = (covered & mask).sum(1) / (covered | mask).sum(1).clamp(min=1)
+    return float(LEVELS[overlap.argmax()]) if overlap.max() > 0.5 else None
 
 
 def elevation_of(zero123: Zero123, seen: Seen) -> tuple[float, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -25,6 +26,7 @@ from gen3d.zero123_recipes import ImageTo3DRecipe
 
 FINEST_SHAPE = 0.03  # metres, about a pixel and a half of what a 64-pixel prior sees: what is smaller is noise
 RESULT = "result.json"  # in a run folder, once its mesh is written
+LEVEL = "level.json"  # in a run folder, where something beside the field says at which density its surface is
 COMMANDS = {"TextToMeshRecipe": "text-to-mesh", "ImageTo3DRecipe": "image-to-3d"}  # recipe -> command that follows it
 
 Result = tuple[list[Path], Mapping[str, Any]]
@@ -33,25 +35,30 @@ Result = tuple[list[Path], Mapping[str, Any]]
 Shaping = TypeVar("Shaping", TextToMeshRecipe, ImageTo3DRecipe)
 
 
-def optimised(
-    task: Task[Model], recipe: TrainingRecipe, run: Path, resume: bool, what: str = "the picture"
-) -> tuple[TexturedMesh, Build]:
-    """Follow a task to its end, and make a mesh of the averaged field.
+def optimise(task: Task[Model], recipe: TrainingRecipe, run: Path, resume: bool, what: str = "the picture") -> Model:
+    """Follow a task to its end: its model, with the averaged field.
 
     Raises:
-        InputError: the field stayed empty or diverged; `what` says of which object.
+        InputError: the field diverged; `what` says of which object.
     """
     try:
         result = train(task, recipe, run, resume=resume)
     except FloatingPointError as error:
         raise InputError(f"the optimisation of {what} diverged: {error}; try another seed") from error
     task.model.load_state_dict(result.ema)
-    return mesh_of(task.model)
+    return task.model
 
 
 @torch.no_grad()
-def mesh_of(model: Model) -> tuple[TexturedMesh, Build]:
-    """The surface of an optimised field, with its albedo as texture."""
+def mesh_of(model: Model, level: float | None = None) -> tuple[TexturedMesh, Build]:
+    """The surface of an optimised field, with its albedo as texture.
+
+    Args:
+        level: density of the surface in 1 / metre; where the field becomes opaque if None.
+
+    Raises:
+        InputError: the field stayed empty.
+    """
     field = model.field
     bounds = torch.tensor([[-BOUND] * 3, [BOUND] * 3], device=next(field.parameters()).device)
     return build_mesh(
@@ -60,6 +67,7 @@ def mesh_of(model: Model) -> tuple[TexturedMesh, Build]:
         bounds,
         resolution=80,
         texture_size=512,
+        level=level,
     )
 
 
@@ -78,7 +86,8 @@ def mesh_of_run(folder: Path, device: torch.device | str = "cpu") -> TexturedMes
         model.load_state_dict(load_file(checkpoint / "model.safetensors") | load_file(checkpoint / "ema.safetensors"))
     except (RuntimeError, SafetensorError, OSError) as error:  # of another shape, or damaged
         raise InputError(f"{checkpoint} does not hold a field that this version can read") from error
-    return mesh_of(model.to(device))[0]
+    level = json.loads((folder / LEVEL).read_text(encoding="utf-8")) if (folder / LEVEL).is_file() else None
+    return mesh_of(model.to(device), level)[0]
 
 
 def start_anew(folder: Path, recipe: Recipe) -> Path:
@@ -93,6 +102,7 @@ def start_anew(folder: Path, recipe: Recipe) -> Path:
     if newest_checkpoint(checkpoints) is not None:
         remove(previous)
         checkpoints.replace(previous)
+    (folder / LEVEL).unlink(missing_ok=True)
     return start_run(folder, recipe)
 
 

@@ -23,7 +23,7 @@ from gen3d.mesh import Build, TexturedMesh
 from gen3d.pictures import around as around
 from gen3d.pictures import picture as picture
 from gen3d.recipes import QUALITIES, DreamFusionConfig, TextToMeshRecipe
-from gen3d.shape_runs import Result, optimised, recipe_of_run, save_result, start_anew
+from gen3d.shape_runs import Result, mesh_of, optimise, recipe_of_run, save_result, start_anew
 from gen3d.shaping import Model, training_recipe
 
 SETTINGS = ("prompts", "model", "quality", "steps", "views", "seed", "dtype")  # what a result depends on
@@ -53,7 +53,7 @@ def text_to_mesh(
     """
     config = config or QUALITIES["normal"]
     task = DreamFusionTask(Model(seed), prior, prompt, config, views, seed)
-    return optimised(task, training_recipe(config, seed), run, resume, what=repr(prompt))
+    return mesh_of(optimise(task, training_recipe(config, seed), run, resume, what=repr(prompt)))
 
 
 # -- the command -----------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""`gen3d novel-views` and `gen3d image-to-3d` on pictures and checkpoints that mean harm: one error, exit 2, no trace."""
+"""`gen3d novel-views` and `image-to-3d` on pictures and checkpoints that mean harm: one error, exit 2, no trace."""
 
 from __future__ import annotations
 

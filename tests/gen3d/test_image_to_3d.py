@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -31,7 +33,7 @@ from gen3d.shaping import Model, as_pictures, look, regularisation
 from gen3d.solid_scores import extruded, inside, solid_scores, true_body, unseen_cameras, winding
 from gen3d.toybox_likeness import KNOWN, likeness
 from gen3d.zero123 import USUAL_ELEVATION, Zero123
-from gen3d.zero123_recipes import IMAGE_QUALITIES, ImageTo3DConfig
+from gen3d.zero123_recipes import IMAGE_QUALITIES, ImageTo3DConfig, ImageTo3DRecipe
 from gen3d.zero123_scores import cases
 
 Told = tuple[int, dict[str, Any], str]
@@ -164,7 +166,7 @@ def test_the_front_of_the_mesh_is_the_picture(quick, tmp_path: Path, monkeypatch
     silent.source = source  # pyright: ignore[reportFunctionMemberAccess]
     monkeypatch.setattr(task, "guidance", silent)
     recipe = image_to_3d.training_recipe(config, 0)
-    mesh, _ = shape_runs.optimised(task, recipe, tmp_path / "run", False)
+    mesh, _ = shape_runs.mesh_of(shape_runs.optimise(task, recipe, tmp_path / "run", False))
     (path,) = save_mesh(tmp_path / "it.glb", mesh)
     wanted = F.interpolate(on_background(shown)[None], (32, 32), mode="area")[0]
 
@@ -175,6 +177,41 @@ def test_the_front_of_the_mesh_is_the_picture(quick, tmp_path: Path, monkeypatch
     right = off(0, wanted)
     assert right < 0.03
     assert min(off(0, wanted.flip(2)), off(0, wanted.flip(1)), off(180, wanted), off(90, wanted)) > 2 * right
+
+
+@pytest.mark.parametrize("radius", [0.3, 0.36, 0.42])
+def test_a_mesh_is_as_wide_as_the_picture(radius: float) -> None:
+    """A soft ball is cut where its outline is that of the picture, to a third of a pixel; or by itself, without one."""
+
+    def density(x: torch.Tensor, _: float) -> torch.Tensor:
+        return 36 * torch.exp((0.27 - x.norm(dim=1)) / 0.05)
+
+    model: Any = SimpleNamespace(field=SimpleNamespace(smooth_density=density))
+    source = orbit(0.3, 0.4, RADIUS)
+    origins, directions = source.rays(128, 128)
+    closest = torch.linalg.cross(origins[:, None, None].expand_as(directions), directions).norm(dim=-1)  # (1, h, w)
+    shown = torch.cat([torch.full((3, 128, 128), 0.5), (closest < radius).float()])
+    level = image_to_3d.outlined_level(model, shown, source)
+    assert level is not None
+    pixel = 2 * RADIUS * math.tan(float(source.fov_y[0]) / 2) / image_to_3d.OUTLINE
+    assert abs(0.27 + 0.05 * math.log(36 / level) - radius) < pixel / 3
+    elsewhere = torch.zeros_like(shown)
+    elsewhere[3, :20, :20] = 1
+    assert image_to_3d.outlined_level(model, elsewhere, source) is None
+
+
+def test_a_run_keeps_the_width_of_its_mesh(
+    quick, command: Callable[..., Told], zero123_folder, cut_out, tmp_path: Path
+) -> None:
+    """What is exported later is what was written first; a run that is begun anew forgets it."""
+    words = ("image-to-3d", cut_out, "--model", zero123_folder, "--steps", 60, "-o", tmp_path / "red.ply")
+    assert command(*words)[0] == 0
+    run = tmp_path / "red.run"
+    assert json.loads((run / "level.json").read_text()) is not None
+    assert command("export", run, "-o", tmp_path / "again.ply")[0] == 0
+    assert (tmp_path / "again.ply").read_bytes() == (tmp_path / "red.ply").read_bytes()
+    shape_runs.start_anew(run, ImageTo3DRecipe(picture=cut_out, output=tmp_path / "red.ply"))
+    assert not (run / "level.json").exists()
 
 
 def test_a_run_is_rendered_as_it_was_shown(

@@ -182,7 +182,7 @@ def test_a_folder_that_was_stopped_is_gone_on_with(
     quick: None, command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ("a red mug", "a blue mug", "-o", tmp_path / "meshes")
-    build = shape_runs.mesh_of
+    build = text_to_mesh.mesh_of
     stops = iter([False, True])
 
     def stopped(field: Model) -> Any:
@@ -190,11 +190,11 @@ def test_a_folder_that_was_stopped_is_gone_on_with(
             raise KeyboardInterrupt  # once the second is optimised, before its mesh is written
         return build(field)
 
-    monkeypatch.setattr(shape_runs, "mesh_of", stopped)
+    monkeypatch.setattr(text_to_mesh, "mesh_of", stopped)
     assert command(*words)[0] == 130
     assert names(tmp_path / "meshes") == ["a-blue-mug.run", "a-red-mug.glb", "a-red-mug.run"]
     log = (tmp_path / "meshes" / "a-blue-mug.run" / "log.jsonl").read_bytes()
-    monkeypatch.setattr(shape_runs, "mesh_of", build)
+    monkeypatch.setattr(text_to_mesh, "mesh_of", build)
     status, told, _ = command(*words)
     assert status == 0 and told["metrics"] == {"made": 1, "done_before": 1, "failed": {}}
     assert (tmp_path / "meshes" / "a-blue-mug.run" / "log.jsonl").read_bytes() == log  # no step was taken twice
