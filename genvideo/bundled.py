@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import torch
 from diffusers.models.attention_processor import AttnProcessor
 from diffusers.models.unets.unet_motion_model import MotionAdapter
+from torch import Tensor
 
 from core2d.backbone import Backbone
 from core2d.bundled import judges
@@ -36,7 +38,7 @@ from genvideo.clip_scores import asked, score_clips
 from genvideo.motion import MotionBackbone, deflate, fresh_motion, inflate, temporal_parameters
 from genvideo.motion_formats import ADAPTER, read_motion, write_motion
 from genvideo.motion_lora import Lora, add_lora, go_on_from, lora_of, read_lora, write_lora
-from genvideo.motion_training import EncodedClips, MotionTask, domain_adapter, encode_clips
+from genvideo.motion_training import EncodedClips, MotionTask, domain_adapter, encode_clips, encode_words
 from genvideo.motion_words import begin_with, discriminants
 
 SEED = 0  # of `world.GENERATOR_SEEDS`
@@ -51,8 +53,15 @@ RECIPE = TrainingRecipe(
 DRILL_RECIPE = replace(
     RECIPE, steps=700, warmup_steps=30, final_learning_rate_fraction=1.0, ema_decay=0.99
 )  # what it learns comes all at once, after hundreds of steps
-SIDEWAYS = ("sliding left", "sliding right", "hopping left", "hopping right")
-SCORED = 24  # clips
+OPPOSITE = {"left": "right", "right": "left", "growing": "shrinking", "shrinking": "growing", "in": "out", "out": "in"}
+DRILLS = {
+    "sideways": ("sliding left", "sliding right", "hopping left", "hopping right"),
+    "sizes": ("growing", "shrinking"),
+    "zooms": ("camera zooming in", "camera zooming out"),
+    "pans": ("camera panning left", "camera panning right"),
+}
+HEARD = 0.05  # a word is, if its opposite makes the error of clips that noise hides so much larger
+SCORED, DRILLED = 24, 64  # clips
 
 
 def train_motion(family: Family) -> Scores:
@@ -61,7 +70,7 @@ def train_motion(family: Family) -> Scores:
     They learn together, on noise that frames share half of. The paper trains the adapter first and leaves it out later;
     but this prior has seen little of what clips show, and the words for motions reach the modules through its layers.
     It was taught with pictures, and to it "left" and "right" are nearly one: an adapter that is new looks for what
-    tells motions apart from its first step on (`genvideo.motion_words`), and is drilled in these two words.
+    tells motions apart from its first step on (`genvideo.motion_words`), and what it does not hear is drilled.
     """
     folder, prior = family.assets / "toybox-motion", family.assets / "toybox-sd"
     if not (prior / "unet").is_dir():
@@ -72,7 +81,7 @@ def train_motion(family: Family) -> Scores:
     fresh = family.starts_fresh(folder / "config.json")
     motion = fresh_motion(unet, heads=HEADS) if fresh else read_motion(folder).motion
     with processes().main_process_first():
-        clips, motions = latents_of(family, backbone)
+        clips, opposite, motions = latents_of(family, backbone)
     model = domain_adapter(inflate(unet, motion), RANK)
     begun = read_lora(folder / ADAPTER) if not fresh and (folder / ADAPTER).is_file() else None
     if begun is not None:
@@ -91,43 +100,71 @@ def train_motion(family: Family) -> Scores:
     )
     if not torch.accelerator.is_available():  # where the backward of torch's fused attention is half of a whole step
         model.set_attn_processor(AttnProcessor())
-    recipe, drilled = family.recipe(RECIPE), Spent(0, 0.0)
+    recipe = family.recipe(RECIPE)
     if begun is None or begun.rank < RANK:
         begin_with(model, "domain_adapter", discriminants(clips.words, motions, DIRECTIONS))
-        drilled = drill(family, task, motions)
-    spent = run_training(family, "motion", task, recipe)
-    spent = Spent(spent.steps + drilled.steps, spent.seconds + drilled.seconds)
+    trained = [drill(family, task, name, opposite, motions) for name in DRILLS]
+    trained.append(run_training(family, "motion", task, recipe))
+    spent = Spent(sum(part.steps for part in trained), sum(part.seconds for part in trained))
     motion, adapter = deflate(model, motion), lora_of(model, "domain_adapter")
     found = scores_of(backbone, motion, adapter, family)
     return keep(family, MOTION, recipe, spent, found, lambda: save(folder, motion, adapter))
 
 
-def drill(family: Family, task: MotionTask, motions: list[str]) -> Spent:
-    """Teach a new adapter which way is left and which right, from clips where nothing but the words tells it.
+def drill(family: Family, task: MotionTask, name: str, opposite: Tensor, motions: list[str]) -> Spent:
+    """Teach the words of one of DRILLS, from clips where nothing but the words tells it; unless they are heard already.
 
     Among all motions and all noise levels, thousands of steps do not teach that: the error does not fall until
     direction, time and place come together, and too few clips are about it.
+
+    Args:
+        opposite: (n, tokens, d) words that ask each clip for the opposite of its motion.
+        motions: n.
     """
-    sideways = torch.tensor([motion in SIDEWAYS for motion in motions])
-    if not sideways.any():
+    chosen = torch.tensor([motion in DRILLS[name] for motion in motions])
+    if not chosen.any():
         return Spent(0, 0.0)
-    alone = replace(
-        task, clips=task.clips.those(sideways), blind=1.0, undecided=0.0, given=(0.0, 0.0, 0.0), still=0.0, drop=0.0
-    )
+    clips, nothing = task.clips.those(chosen), (0.0, 0.0, 0.0)
+    alone = replace(task, clips=clips, blind=1.0, undecided=0.0, given=nothing, still=0.0, drop=0.0)
+    share = told_apart(alone, opposite[chosen])
+    sys.stderr.write(f"{name}: the opposite words make the error {share:.1%} larger\n")
+    if share > HEARD:
+        return Spent(0, 0.0)
     recipe = family.recipe(DRILL_RECIPE)
-    return run_training(family, "motion-drill", alone, replace(recipe, steps=min(recipe.steps, DRILL_RECIPE.steps)))
+    recipe = replace(recipe, steps=min(recipe.steps, DRILL_RECIPE.steps))
+    return run_training(family, f"motion-drill-{name}", alone, recipe)
 
 
-def latents_of(family: Family, backbone: Backbone) -> tuple[EncodedClips, list[str]]:
-    """The clips that it learns from, encoded once, and their motions."""
+@torch.no_grad()
+def told_apart(task: MotionTask, opposite: Tensor) -> float:
+    """By which share the error grows if the words of the clips (n, tokens, d) are the opposite ones."""
+    rows = torch.arange(min(DRILLED, len(opposite)))
+    errors = []
+    for words in (task.clips.words, opposite):
+        shown = replace(task, clips=replace(task.clips, words=words))
+        batch = shown.batch(0, rows, len(rows))
+        device = next(task.model.parameters()).device
+        errors.append(float(task.loss(task.model, {key: value.to(device) for key, value in batch.items()})[0]))
+    return errors[1] / errors[0] - 1
+
+
+def latents_of(family: Family, backbone: Backbone) -> tuple[EncodedClips, Tensor, list[str]]:
+    """The clips that it learns from, encoded once; the words (n, tokens, d) for the opposite motions; their motions."""
     count = family.pictures // PICTURES_A_CLIP
     captions, motions = words_of(SEED, count)
     still = [without_motion(caption, motion) for caption, motion in zip(captions, motions, strict=True)]
+    opposite = [turned_round(caption, motion) for caption, motion in zip(captions, motions, strict=True)]
     path = family.data / f"v{world.VERSION}-motion-{family.size}px-{count}.npy"
     backbone.to(torch.accelerator.current_accelerator() or torch.device("cpu"))
     clips = encode_clips(backbone, draw_clips(path, SEED, count, family.size), captions, still)
+    words = encode_words(backbone, opposite)
     backbone.to(torch.device("cpu"))
-    return clips, motions
+    return clips, words, motions
+
+
+def turned_round(caption: str, motion: str) -> str:
+    """A caption that asks for the opposite motion: "sliding right" for "sliding left"."""
+    return caption.replace(motion, " ".join(OPPOSITE.get(word, word) for word in motion.split()))
 
 
 def scores_of(backbone: Backbone, motion: MotionAdapter, adapter: Lora, family: Family) -> Scores:

@@ -215,13 +215,13 @@ def encode_clips(
         with torch.autocast(backbone.device.type, torch.bfloat16):
             rows = backbone.encode_images(frames.flatten(0, 1).float() / 255)
         parts.append(rows.unflatten(0, frames.shape[:2]).transpose(1, 2).half().cpu())
-    said = {
-        caption: backbone.encode_text([caption]).tokens.half().cpu()
-        for caption in {*captions, *(still_captions or ()), ""}
-    }
+    still_words = None if still_captions is None else encode_words(backbone, still_captions)
+    empty = encode_words(backbone, [""])
+    return EncodedClips(torch.cat(parts), encode_words(backbone, captions), empty, still_words)
 
-    def words_of(some: list[str]) -> Tensor:
-        return torch.cat([said[caption] for caption in some])
 
-    still_words = None if still_captions is None else words_of(still_captions)
-    return EncodedClips(torch.cat(parts), words_of(captions), said[""], still_words)
+@torch.no_grad()
+def encode_words(backbone: Backbone, captions: list[str]) -> Tensor:
+    """(n, tokens, d) float16: what the text tower makes of captions, each of which it reads once."""
+    said = {caption: backbone.encode_text([caption]).tokens.half().cpu() for caption in dict.fromkeys(captions)}
+    return torch.cat([said[caption] for caption in captions])

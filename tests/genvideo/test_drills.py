@@ -1,0 +1,80 @@
+"""What `train_bundled.py motion` drills before it trains: words that the modules do not hear yet."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from core2d.backbone import Backbone
+from core2d.bundled.stages import Family, Spent
+from core2d.toybox import world
+from core2d.toybox.clips import words_of
+from genvideo import bundled
+from genvideo.bundled import DRILLS, drill, told_apart, turned_round
+from genvideo.motion import fresh_motion, inflate
+from genvideo.motion_training import EncodedClips, MotionTask
+
+
+@pytest.fixture
+def task(tiny_folder: Any) -> MotionTask:
+    flat = Backbone.load(tiny_folder("sd1"))
+    torch.manual_seed(0)
+    words = torch.randn(6, *flat.encode_text(["a red mug"]).tokens.shape[1:]).half()
+    unet = flat.family.denoiser
+    channels, side = int(unet.config["in_channels"]), int(unet.config["sample_size"])
+    clips = EncodedClips(torch.randn(6, channels, 3, side, side).half(), words, words[:1])
+    return MotionTask(inflate(unet, fresh_motion(unet, heads=2)), clips, flat.schedule)
+
+
+def test_opposite_captions_differ_in_one_word() -> None:
+    captions, motions = words_of(0, 400)
+    drilled = {motion for group in DRILLS.values() for motion in group}
+    assert drilled < set(world.MOTIONS)
+    for caption, motion in zip(captions, motions, strict=True):
+        turned = turned_round(caption, motion)
+        differ = [(a, b) for a, b in zip(caption.split(), turned.split(), strict=True) if a != b]
+        assert len(differ) == (motion in drilled)
+        assert turned_round(turned, turned_motion(motion)) == caption
+    assert turned_round("a red car sliding left, on grass", "sliding left") == "a red car sliding right, on grass"
+    assert turned_round("a tree, camera zooming in, on grass", "camera zooming in").endswith("zooming out, on grass")
+
+
+def turned_motion(motion: str) -> str:
+    return turned_round(motion, motion)
+
+
+def test_words_that_say_nothing_tell_nothing_apart(task: MotionTask) -> None:
+    """No difference for the same words; one for others, in the direction of the words that it was shown with."""
+    assert told_apart(task, task.clips.words) == 0.0
+    other = task.clips.words.flip(0)
+    forth, back = (
+        told_apart(task, other),
+        told_apart(replace(task, clips=replace(task.clips, words=other)), task.clips.words),
+    )
+    assert forth != 0.0 and (1 + forth) * (1 + back) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("share", "steps"), [(0.5, 0), (0.01, 700)])
+def test_only_what_is_not_heard_is_drilled(
+    task: MotionTask, share: float, steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Alone, fully or partly hidden by noise, and with nothing else given."""
+    seen: list[Any] = []
+
+    def train(family: Family, name: str, task: MotionTask, recipe: Any) -> Spent:
+        seen.append((name, task))
+        return Spent(recipe.steps, 1.0)
+
+    monkeypatch.setattr(bundled, "told_apart", lambda *_: share)
+    monkeypatch.setattr(bundled, "run_training", train)
+    motions = ["growing", "camera zooming in", "still", "camera zooming out", "bouncing", "camera zooming in"]
+    family = Family(tmp_path, tmp_path)
+    assert drill(family, task, "zooms", task.clips.words, motions).steps == steps
+    assert drill(family, task, "sideways", task.clips.words, motions).steps == 0  # no such clips
+    for name, alone in seen:
+        assert name == "motion-drill-zooms" and alone.blind == 1.0 and alone.given == (0.0, 0.0, 0.0)
+        assert torch.equal(alone.clips.latents, task.clips.latents[[1, 3, 5]])
