@@ -51,7 +51,7 @@ class AnimateDiff:
         prior: with its motion modules.
         scheduler: of diffusers, by name or made; by default that of the prior.
         takes_frames: whether the modules were trained with frames that are given without noise.
-        shared_noise: the share of the noise that frames had in common in training; see `genvideo.motion.mixed_noise`.
+        shared_noise: the share of the noise that frames have in common; see `genvideo.motion.mixed_noise`.
         control: an encoder that tells the modules of given frames (SparseCtrl), where they take none themselves.
 
     Attributes:

@@ -64,7 +64,7 @@ class MotionFile:
         motion: frozen, in eval mode, on the CPU.
         norms: as they were trained.
         takes_frames: whether they were trained with frames that are given without noise.
-        shared_noise: the share of the noise that frames had in common in training.
+        shared_noise: the share of the noise that frames are to have in common in sampling.
         adapters: files of low-rank changes that they were trained with, and their strengths.
         report: how the tensors found differ from what the modules need; nothing missing or of another shape.
         matched: how many tensors were taken.
