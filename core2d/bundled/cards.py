@@ -96,10 +96,10 @@ At the last step of the schedule enough of a clip shines through the noise to se
 were never needed (2305.08891, 2312.07537). From the fourth row on noise hides about four of ten clips, fully or in
 part, and what the modules do not hear is drilled: to the text tower, which learned with pictures, left and right are
 nearly one, so 22 ranks of the adapter began with the linear discriminants of motions in its tokens, and 700 steps
-(counted in the fourth row) went to things that slide and hop; 700 more, in the last row, to zooms. There some clips also
-show their middle frame in all frames, at steps where it is still open where they go. The fifth row had nine tenths of
-shared noise and four of ten such clips: it moved as well and drew worse, and was not kept. What it does not know yet is
-which way round: clockwise for counterclockwise as often as not. It zooms rarely when asked. The third row, with the
+(counted in the fourth row) went to things that slide and hop; 700 more, in the last row, to zooms. There some clips
+also show their middle frame in all frames, at steps where it is still open where they go. The fifth row had nine tenths
+of shared noise and four of ten such clips: it moved as well and drew worse, and was not kept. What it does not know yet
+is which way round: clockwise for counterclockwise as often as not. It zooms rarely when asked. The third row, with the
 discriminants alone, changed nothing within 3,000 steps.
 
     UNetMotionModel.from_unet2d(unet, MotionAdapter.from_pretrained("assets/toybox-motion"))
