@@ -93,8 +93,8 @@ first row are by the judge of stills; all but those of the last are of clips tha
 training. A picture counts below as one frame.
 
 At the last step of the schedule enough of a clip shines through the noise to see where it goes, so words for motions
-were never needed (2305.08891, 2312.07537). From the fourth row on noise hides about four of ten clips, fully or in
-part, and what the modules do not hear is drilled: to the text tower, which learned with pictures, left and right are
+were never needed (2305.08891, 2312.07537). From the fourth row on noise hides a quarter or more of the clips, fully or
+in part, and what the modules do not hear is drilled: to the text tower, which learned with pictures, left and right are
 nearly one, so 22 ranks of the adapter began with the linear discriminants of motions in its tokens, and 700 steps
 (counted in the fourth row) went to things that slide and hop; 700 more, in the last row, to zooms. There some clips
 also show their middle frame in all frames, at steps where it is still open where they go. The fifth row had nine tenths

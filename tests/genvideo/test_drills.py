@@ -38,17 +38,13 @@ def test_opposite_captions_differ_in_one_word() -> None:
         turned = turned_round(caption, motion)
         differ = [(a, b) for a, b in zip(caption.split(), turned.split(), strict=True) if a != b]
         assert len(differ) == (motion in drilled)
-        assert turned_round(turned, turned_motion(motion)) == caption
+        assert turned_round(turned, turned_round(motion, motion)) == caption
     assert turned_round("a red car sliding left, on grass", "sliding left") == "a red car sliding right, on grass"
     assert turned_round("a tree, camera zooming in, on grass", "camera zooming in").endswith("zooming out, on grass")
 
 
-def turned_motion(motion: str) -> str:
-    return turned_round(motion, motion)
-
-
-def test_words_that_say_nothing_tell_nothing_apart(task: MotionTask) -> None:
-    """No difference for the same words; one for others, in the direction of the words that it was shown with."""
+def test_what_other_words_cost(task: MotionTask) -> None:
+    """No difference for the same words; one for others, which is undone when the two change places."""
     assert told_apart(task, task.clips.words) == 0.0
     other = task.clips.words.flip(0)
     forth, back = (

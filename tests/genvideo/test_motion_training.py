@@ -35,6 +35,15 @@ def task_of(flat: Backbone, clips: EncodedClips, **options) -> MotionTask:
     return MotionTask(unet, clips, flat.schedule, **options)
 
 
+def clips_that_targets_lead_to(task: MotionTask, rows: dict[str, torch.Tensor]) -> torch.Tensor:
+    """(n, c, f, h, w) latents of the task's clips, which the rows' targets are near to."""
+    found = task.schedule.prediction(rows["target"], rows["noisy"], rows["timesteps"])
+    known = task.clips.latents.float()
+    away = torch.cdist(found.x0.flatten(1), known.flatten(1), compute_mode="donot_use_mm_for_euclid_dist")
+    assert away.amin(1).max() < 0.01
+    return known[away.argmin(1)]
+
+
 def test_clips_are_what_the_prior_would_see(flat: Backbone, clips: EncodedClips):
     pictures = torch.randint(0, 256, (6, 5, 3, 16, 16), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     seen = flat.encode_images(pictures[4].float() / 255)  # (f, c, h, w)
@@ -105,11 +114,7 @@ def test_noise_hides_blind_clips(flat: Backbone, clips: EncodedClips):
     """Some fully, some in part, late in the schedule; the target leads to the clip from whatever is seen of it."""
     task = task_of(flat, clips, blind=0.4, drop=0.0, given=(0.0, 0.0, 0.0))
     rows = task.batch(0, torch.arange(500), 500)
-    steps, found = rows["timesteps"], task.schedule.prediction(rows["target"], rows["noisy"], rows["timesteps"])
-    known = clips.latents.float()
-    away = torch.cdist(found.x0.flatten(1), known.flatten(1), compute_mode="donot_use_mm_for_euclid_dist")
-    assert away.amin(1).max() < 0.01
-    x0 = known[away.argmin(1)]
+    steps, x0 = rows["timesteps"], clips_that_targets_lead_to(task, rows)
     alone = task_of(flat, clips, blind=0.0, drop=0.0, given=(0.0, 0.0, 0.0)).batch(0, torch.arange(500), 500)
     blind = (rows["noisy"] != alone["noisy"]).flatten(1).any(1)
     assert 0.35 < blind.float().mean() < 0.45
@@ -128,11 +133,7 @@ def test_undecided_clips_show_their_middle_frame(flat: Backbone, clips: EncodedC
     """Fully or in part, in the later steps; the target leads to the clip from whatever is seen of it."""
     task = task_of(flat, clips, undecided=0.4, drop=0.0, given=(0.0, 0.0, 0.0))
     rows = task.batch(0, torch.arange(500), 500)
-    steps, found = rows["timesteps"], task.schedule.prediction(rows["target"], rows["noisy"], rows["timesteps"])
-    known = clips.latents.float()
-    away = torch.cdist(found.x0.flatten(1), known.flatten(1), compute_mode="donot_use_mm_for_euclid_dist")
-    assert away.amin(1).max() < 0.01
-    x0 = known[away.argmin(1)]
+    steps, x0 = rows["timesteps"], clips_that_targets_lead_to(task, rows)
     alone = task_of(flat, clips, drop=0.0, given=(0.0, 0.0, 0.0)).batch(0, torch.arange(500), 500)
     undecided = (rows["noisy"] != alone["noisy"]).flatten(1).any(1)
     assert 0.35 < undecided.float().mean() < 0.45
