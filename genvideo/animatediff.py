@@ -25,7 +25,7 @@ from core2d.errors import InputError
 from core2d.models.families import TextCondition
 from core2d.models.schedulers import make_scheduler
 from core2d.sampling import OnStep, denoise
-from genvideo.motion import MotionBackbone, as_clips, as_rows, mixed_noise
+from genvideo.motion import MotionBackbone, as_clips, as_rows, mixed_noise, read_vae
 from genvideo.motion_formats import MotionFile, read_motion
 from genvideo.motion_lora import add_lora, read_lora
 from genvideo.sparse_control import Controlled, SparseControl, read_sparse_control
@@ -82,24 +82,30 @@ class AnimateDiff:
         control: str | Path | None = None,
         device: str | torch.device = "cpu",
         dtype: str | torch.dtype | None = None,
+        vae: str | Path | None = None,
     ) -> AnimateDiff:
         """Load a 2D model as `Backbone.load` does, and motion modules as `read_motion` does.
 
         Args:
             loras: files of MotionLoRAs and domain adapters, and how strongly each is added.
             control: a SparseCtrl encoder; see `read_sparse_control`.
+            vae: another autoencoder for the same latents, such as sd-vae-ft-mse: a bundled name, or a folder. By
+                default the one that the modules name, else that of the model.
 
         Raises:
             InputError: one cannot be read, or they do not fit together.
         """
         flat, modules = Backbone.load(model, device, dtype), read_motion(motion)
-        prior = MotionBackbone(flat, modules.motion, FRAMES, modules.norms)
+        prior = MotionBackbone(flat, modules.motion, FRAMES, modules.facts.norms)
         for file, strength in {**modules.adapters, **(loras or {})}.items():
             add_lora(prior.unet, read_lora(file), strength)
-        if modules.is_published:
+        if modules.facts.schedule == "published":
             prior.use_schedule(flat.scheduler_config | PUBLISHED_SCHEDULE)
+        other = vae or modules.vae
+        if other is not None:
+            prior.use_vae(read_vae(other, prior.vae.dtype))
         encoder = None if control is None else read_sparse_control(control)
-        pipeline = cls(prior, None, modules.takes_frames, modules.shared_noise, encoder)
+        pipeline = cls(prior, None, modules.facts.takes_frames, modules.facts.shared_noise, encoder)
         pipeline.modules = modules
         return pipeline
 
@@ -195,7 +201,8 @@ class AnimateDiff:
 
     def _windows(self, frames: int, window: int | None, overlap: int | None) -> Windows:
         window = min(window or FRAMES, frames)
-        overlap = window // 4 if overlap is None else overlap
+        alone = frames <= window  # then there is nothing to overlap with
+        overlap = window // 4 if overlap is None or alone else overlap
         if frames < 1:
             raise InputError(f"a clip of {frames} frames is not possible: give 1 or more")
         if not 1 <= window <= self.prior.window:

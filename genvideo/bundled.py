@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -35,16 +36,17 @@ from core2d.toybox.judge import PictureJudge, load_motion_judge, load_picture_ju
 from core2d.training import TrainingRecipe
 from genvideo.animatediff import AnimateDiff
 from genvideo.clip_scores import asked, score_clips
-from genvideo.motion import MotionBackbone, deflate, fresh_motion, inflate, temporal_parameters
-from genvideo.motion_formats import ADAPTER, read_motion, write_motion
+from genvideo.motion import MotionBackbone, deflate, fresh_motion, inflate, read_vae, temporal_parameters
+from genvideo.motion_formats import ADAPTER, Facts, read_motion, write_motion
 from genvideo.motion_lora import Lora, add_lora, go_on_from, lora_of, read_lora, write_lora
 from genvideo.motion_training import EncodedClips, MotionTask, domain_adapter, encode_clips, encode_words
 from genvideo.motion_words import begin_with, discriminants
+from genvideo.video_vae import VIDEO_VAE
 
 SEED = 0  # of `world.GENERATOR_SEEDS`
 HEADS = 4
 RANK, DIRECTIONS = 38, 22  # of the adapter, and how many of that begin with what tells motions apart
-BLIND, UNDECIDED, STILL = 0.35, 0.15, 0.15  # see `MotionTask`
+BLIND, UNDECIDED, STILL = 0.3, 0.25, 0.15  # see `MotionTask`
 SHARED_NOISE = 0.5  # in training: where more is, what differs between frames shows through, and is learned from
 SAMPLED_SHARE = 0.95  # in sampling: frames that make less of their own noise agree
 PICTURES_A_CLIP = 16
@@ -52,17 +54,41 @@ RECIPE = TrainingRecipe(
     steps=12_000, batch_size=4, learning_rate=1e-3, warmup_steps=200, ema_decay=0.998, checkpoint_every=250
 )
 DRILL_RECIPE = replace(
-    RECIPE, steps=700, warmup_steps=30, final_learning_rate_fraction=1.0, ema_decay=0.99
+    RECIPE, warmup_steps=30, final_learning_rate_fraction=1.0, ema_decay=0.99
 )  # what it learns comes all at once, after hundreds of steps
-OPPOSITE = {"left": "right", "right": "left", "growing": "shrinking", "shrinking": "growing", "in": "out", "out": "in"}
+OPPOSITES = (("left", "right"), ("growing", "shrinking"), ("in", "out"), ("clockwise", "counterclockwise"))
+OPPOSITE = {one: other for pair in OPPOSITES for one, other in (pair, pair[::-1])}
+
+
+@dataclass(frozen=True)
+class Drill:
+    """Motions whose words are taught from clips where nothing but the words tells them.
+
+    Attributes:
+        motions: of the clips.
+        seen: whether what is there is seen, in each frame as in the middle one (`MotionTask.undecided`); if not, noise
+            hides all (`MotionTask.blind`). A turn is nothing without a view to turn from.
+        steps: of the training.
+    """
+
+    motions: tuple[str, ...]
+    seen: bool = False
+    steps: int = 700
+
+
 DRILLS = {
-    "sideways": ("sliding left", "sliding right", "hopping left", "hopping right"),
-    "sizes": ("growing", "shrinking"),
-    "zooms": ("camera zooming in", "camera zooming out"),
-    "pans": ("camera panning left", "camera panning right"),
+    "sideways": Drill(("sliding left", "sliding right", "hopping left", "hopping right")),
+    "sizes": Drill(("growing", "shrinking")),
+    "zooms": Drill(("camera zooming in", "camera zooming out"), steps=1400),
+    "pans": Drill(("camera panning left", "camera panning right")),
+    "turns": Drill(
+        tuple(f"{turn} {way}" for turn in ("spinning", "turning", "camera orbiting") for way in OPPOSITES[-1]),
+        seen=True,
+        steps=2500,
+    ),
 }
 HEARD = 0.05  # a word is, if its opposite makes the error of clips that noise hides so much larger
-SCORED, DRILLED = 24, 64  # clips
+SCORED, DRILLED = 48, 64  # clips
 
 
 def train_motion(family: Family) -> Scores:
@@ -105,9 +131,13 @@ def train_motion(family: Family) -> Scores:
     recipe = family.recipe(RECIPE)
     if begun is None or begun.rank < RANK:
         begin_with(model, "domain_adapter", discriminants(clips.words, motions, DIRECTIONS))
-    trained = [drill(family, task, name, opposite, motions) for name in DRILLS]
-    trained.append(run_training(family, "motion", task, recipe))
-    spent = Spent(sum(part.steps for part in trained), sum(part.seconds for part in trained))
+    spent = Spent(0, 0.0)
+    if not family.resume and processes().is_main_process:  # a later call is not to go on from drills of an earlier one
+        for name in DRILLS:
+            shutil.rmtree(family.runs / run_of(name), ignore_errors=True)
+    for name in DRILLS:
+        spent += drill(family, task, name, opposite, motions)
+    spent += run_training(family, "motion", task, recipe)
     motion, adapter = deflate(model, motion), lora_of(model, "domain_adapter")
     found = scores_of(backbone, motion, adapter, family)
     return keep(family, MOTION, recipe, spent, found, lambda: save(folder, motion, adapter), shipped)
@@ -123,18 +153,23 @@ def drill(family: Family, task: MotionTask, name: str, opposite: Tensor, motions
         opposite: (n, tokens, d) words that ask each clip for the opposite of its motion.
         motions: n.
     """
-    chosen = torch.tensor([motion in DRILLS[name] for motion in motions])
+    chosen = torch.tensor([motion in DRILLS[name].motions for motion in motions])
     if not chosen.any():
         return Spent(0, 0.0)
-    clips, nothing = task.clips.those(chosen), (0.0, 0.0, 0.0)
-    alone = replace(task, clips=clips, blind=1.0, undecided=0.0, given=nothing, still=0.0, drop=0.0)
+    seen, clips, nothing = float(DRILLS[name].seen), task.clips.those(chosen), (0.0, 0.0, 0.0)
+    alone = replace(task, clips=clips, blind=1.0 - seen, undecided=seen, given=nothing, still=0.0, drop=0.0)
     share = told_apart(alone, opposite[chosen])
     sys.stderr.write(f"{name}: the opposite words make the error {share:.1%} larger\n")
     if share > HEARD:
         return Spent(0, 0.0)
     recipe = family.recipe(DRILL_RECIPE)
-    recipe = replace(recipe, steps=min(recipe.steps, DRILL_RECIPE.steps))
-    return run_training(family, f"motion-drill-{name}", alone, recipe)
+    recipe = replace(recipe, steps=min(recipe.steps, DRILLS[name].steps))  # of the stage, no more than it takes
+    return run_training(family, run_of(name), alone, recipe)
+
+
+def run_of(name: str) -> str:
+    """The run folder of a drill."""
+    return f"motion-drill-{name}"
 
 
 @torch.no_grad()
@@ -176,6 +211,8 @@ def scores_of(backbone: Backbone, motion: MotionAdapter, adapter: Lora, family: 
         return {}
     prior, seed = MotionBackbone(backbone, motion), world.TUNING_SEEDS[0]
     add_lora(prior.unet, adapter)
+    if (family.assets / VIDEO_VAE.folder / "config.json").is_file():
+        prior.use_vae(read_vae(family.assets / VIDEO_VAE.folder))
     pipeline = AnimateDiff(prior, takes_frames=True, shared_noise=SAMPLED_SHARE)
     wanted = asked(seed, SCORED)
     clips = [pipeline(one.prompt, seed=seed + index).frames[0] for index, one in enumerate(wanted)]
@@ -202,8 +239,10 @@ def train_frame_judge(family: Family) -> Scores:
 def save(folder: Path, motion: MotionAdapter, adapter: Lora) -> None:
     """Write modules, adapter and diary."""
     history, half = history_of(folder), torch.float16
+    vae = VIDEO_VAE.folder if (folder.parent / VIDEO_VAE.folder / "config.json").is_file() else None
+    facts = Facts(takes_frames=True, shared_noise=SAMPLED_SHARE, vae=vae)
     with atomic_path(folder) as temporary:
-        write_motion(temporary, motion, "diffusers", takes_frames=True, shared_noise=SAMPLED_SHARE, dtype=half)
+        write_motion(temporary, motion, facts=facts, dtype=half)
         write_lora(temporary / ADAPTER, adapter, dtype=half)
         if history:
             write_json(temporary / "training.json", history)

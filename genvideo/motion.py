@@ -11,17 +11,20 @@ diffusers, whose fresh modules are not zero.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D, MotionAdapter, UNetMotionModel
 from torch import Tensor, nn
 
 from core2d.backbone import Backbone, Camera, LatentDenoiser
 from core2d.errors import InputError
+from core2d.models import resolve
 from core2d.models.families import StableDiffusion, TextCondition
-from core2d.models.loading import quiet_libraries
+from core2d.models.loading import load_model, quiet_libraries, read_json
 from core2d.schedule import NoiseSchedule
 from genvideo.motion_formats import Norms
 from genvideo.norms import set_norms
@@ -113,6 +116,16 @@ def mixed_noise(own: Tensor, common: Tensor, share: float) -> Tensor:
     return share**0.5 * common + (1 - share) ** 0.5 * own
 
 
+def read_vae(name_or_folder: str | Path, dtype: torch.dtype = torch.float32) -> AutoencoderKL:
+    """A bundled autoencoder, a folder of diffusers, or that of a whole model; InputError where there is none."""
+    folder = resolve(name_or_folder)
+    folder = folder / "vae" if (folder / "vae").is_dir() else folder
+    found = read_json(folder / "config.json").get("_class_name", "a model without a name")
+    if found != "AutoencoderKL":
+        raise InputError(f"{folder} holds {found}, not an AutoencoderKL")
+    return load_model(AutoencoderKL, folder, dtype)
+
+
 class MotionBackbone(LatentDenoiser):
     """A 2D backbone lifted into time. Where a 2D one takes pictures, it takes the frames of clips, side by side.
 
@@ -153,6 +166,18 @@ class MotionBackbone(LatentDenoiser):
     def use_schedule(self, config: dict[str, Any]) -> None:
         """Take another noise schedule than that of the 2D prior: published modules were trained on their own."""
         self.scheduler_config, self.schedule = config, NoiseSchedule.from_config(config)
+
+    def use_vae(self, vae: AutoencoderKL) -> None:
+        """Take another autoencoder for the same latents; InputError if its latents are others."""
+        ours, theirs = (
+            (one.config["latent_channels"], len(one.config["block_out_channels"]), one.config["scaling_factor"])
+            for one in (self.vae, vae)
+        )
+        if ours != theirs:
+            what = "channels, levels and scale"
+            raise InputError(f"this autoencoder has other latents ({what} {theirs}) than the model's ({ours})")
+        self.vae = vae.requires_grad_(False).eval().to(self.vae.device)
+        self._vae_config = vae.config
 
     def encode_text(self, prompts: list[str]) -> TextCondition:
         return self.flat.encode_text(prompts)

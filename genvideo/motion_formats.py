@@ -5,7 +5,8 @@
 
 What the original code computes and diffusers does not: the norm at the start of each module sees one frame at a time,
 and in v1 the norms of the UNet's own residual blocks see all frames together. A file of the original code is read as
-that code would run it, see `genvideo.norms`; a folder as diffusers would.
+that code would run it, see `genvideo.norms`; a folder as diffusers would, but for v1, which diffusers changes most.
+What is written here says how it is to be run, and is read as it says.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,7 +33,7 @@ from core2d.run import atomic_path, write_json
 
 Style = Literal["original", "diffusers"]
 PICKLES = (".ckpt", ".pth", ".pt", ".bin")
-OURS = "liftkit.json"  # beside config.json: what no published module can do
+OURS = "liftkit.json"  # beside config.json: the facts
 ADAPTER = "domain_adapter.safetensors"  # beside it, where they were trained together
 SETTINGS = "liftkit_settings"  # in the metadata of a safetensors file: what shapes do not tell
 V1_WINDOW = 24
@@ -57,31 +58,44 @@ class Norms:
 
 
 @dataclass(frozen=True)
+class Facts:
+    """How motion modules are to be run, which no tensor of theirs tells; by default those of modules trained here.
+
+    Attributes:
+        norms: as they were trained.
+        schedule: of the noise: that of their backbone, or AnimateDiff's own, on which the published ones were trained.
+        takes_frames: whether they were trained with frames that are given without noise.
+        shared_noise: the share of the noise that frames are to have in common in sampling.
+        vae: the autoencoder that clips of theirs are decoded with, where it is not that of the backbone: a bundled
+            model, or a folder beside theirs.
+    """
+
+    norms: Norms = Norms()
+    schedule: Literal["backbone", "published"] = "backbone"
+    takes_frames: bool = False
+    shared_noise: float = 0.0
+    vae: str | None = None
+
+
+@dataclass(frozen=True)
 class MotionFile:
     """Motion modules and what is known of them.
 
     Attributes:
         motion: frozen, in eval mode, on the CPU.
-        norms: as they were trained.
-        takes_frames: whether they were trained with frames that are given without noise.
-        shared_noise: the share of the noise that frames are to have in common in sampling.
+        facts: as their file says; where it says nothing, those of published modules.
         adapters: files of low-rank changes that they were trained with, and their strengths.
         report: how the tensors found differ from what the modules need; nothing missing or of another shape.
         matched: how many tensors were taken.
+        vae: the autoencoder of the facts, as a place.
     """
 
     motion: MotionAdapter
-    norms: Norms
-    takes_frames: bool
-    shared_noise: float
+    facts: Facts
     adapters: Mapping[str | Path, float]
     report: Comparison
     matched: int
-
-    @property
-    def is_published(self) -> bool:
-        """Whether AnimateDiff's own noise schedule belongs to them: all but ours, which follow their backbone."""
-        return not self.takes_frames
+    vae: str | Path | None = None
 
 
 def read_motion(name_or_path: str | Path, heads: int | None = None) -> MotionFile:
@@ -101,25 +115,26 @@ def read_motion(name_or_path: str | Path, heads: int | None = None) -> MotionFil
     return _read_file(path, heads)
 
 
-def write_motion(path: Path, motion: MotionAdapter, style: Style = "diffusers", takes_frames: bool = False,
-                 shared_noise: float = 0.0, dtype: torch.dtype | None = None) -> None:  # fmt: skip
+def write_motion(
+    path: Path, motion: MotionAdapter, style: Style = "diffusers", facts: Facts = Facts(),
+    dtype: torch.dtype | None = None,
+) -> None:  # fmt: skip
     """Write motion modules, whole or not at all.
 
     Args:
         path: of a folder for `diffusers`, of a .safetensors file for `original`.
-        takes_frames, shared_noise: said in a folder only; see `MotionFile`.
+        facts: how they are to be run; of modules that were read, those of their `MotionFile`.
         dtype: of the weights; as they are by default.
     """
     if style == "diffusers":
         with atomic_path(path) as folder:
             save_model(motion, folder, dtype)
-            if takes_frames or shared_noise:
-                write_json(folder / OURS, {"takes_frames": takes_frames, "shared_noise": shared_noise})
+            write_json(folder / OURS, asdict(facts))
         return
     if path.suffix != ".safetensors":
         raise InputError(f"cannot write {path}: a file of motion modules ends in .safetensors")
     state = {name: value.detach().to("cpu", dtype).contiguous() for name, value in to_original(motion).items()}
-    said = settings(motion.config["motion_num_attention_heads"], motion.config["motion_norm_num_groups"])
+    said = settings(motion.config["motion_num_attention_heads"], motion.config["motion_norm_num_groups"], facts)
     with atomic_path(path) as temporary:
         save_file(state, temporary, metadata=said)
 
@@ -199,10 +214,12 @@ def _read_folder(folder: Path) -> MotionFile:
     if config.get("_class_name") != "MotionAdapter":
         raise InputError(f"{folder} holds a {config.get('_class_name', 'model without a name')}, not motion modules")
     motion = load_model(MotionAdapter, folder, torch.float32)
-    ours = read_json(folder / OURS) if (folder / OURS).is_file() else {}
+    said = read_json(folder / OURS) if (folder / OURS).is_file() else None
+    facts = _published(motion.config, original=False) if said is None else facts_from(said, folder / OURS)
     adapters: dict[str | Path, float] = {folder / ADAPTER: 1.0} if (folder / ADAPTER).is_file() else {}
-    return MotionFile(motion, Norms(), bool(ours.get("takes_frames")), float(ours.get("shared_noise", 0.0)), adapters,
-                      Comparison([], [], []), len(motion.state_dict()))  # fmt: skip
+    beside = folder.parent / (facts.vae or "")
+    vae = beside if facts.vae and beside.is_dir() else facts.vae
+    return MotionFile(motion, facts, adapters, Comparison([], [], []), len(motion.state_dict()), vae)
 
 
 def _read_file(path: Path, heads: int | None) -> MotionFile:
@@ -217,9 +234,29 @@ def _read_file(path: Path, heads: int | None) -> MotionFile:
         raise InputError(f"{path} holds no motion modules: {error}") from None
     complaint = f"{path} holds no complete motion modules"
     motion, report, matched = built(MotionAdapter, config, found, complaint, belongs=PLACE.match)
-    first_version = original and not config["use_motion_mid_block"] and config["motion_max_seq_length"] == V1_WINDOW
-    norms = Norms("frame", "clip" if first_version else "frame") if original else Norms()
-    return MotionFile(motion, norms, False, 0.0, {}, report, matched)
+    facts = facts_from(said["facts"], path) if "facts" in said else _published(config, original)
+    return MotionFile(motion, facts, {}, report, matched, facts.vae)
+
+
+def _published(config: Mapping[str, Any], original: bool) -> Facts:
+    """How modules of others are to be run: in the original style, and in v1, as the authors' code does."""
+    first_version = not config["use_motion_mid_block"] and config["motion_max_seq_length"] == V1_WINDOW
+    norms = Norms("frame", "clip" if first_version else "frame") if original or first_version else Norms()
+    return Facts(norms, "published")
+
+
+def facts_from(said: Any, source: Path) -> Facts:
+    """What a file of ours says; what it leaves out is as in modules trained here. InputError where it is nonsense."""
+    try:
+        facts = Facts(**{**said, "norms": Norms(**said.get("norms", {}))})
+        kinds = {facts.norms.motion, facts.norms.residual} <= {"frame", "clip"}
+        ranges = facts.schedule in ("backbone", "published") and 0 <= facts.shared_noise <= 1
+        names = isinstance(facts.takes_frames, bool) and (facts.vae is None or isinstance(facts.vae, str))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise InputError(f"{source} does not say how its motion modules are to be run: {error}") from None
+    if not (kinds and ranges and names):
+        raise InputError(f"{source} does not say how its motion modules are to be run: {said}")
+    return facts
 
 
 def built(
@@ -268,13 +305,13 @@ def read_tensors(path: Path) -> Mapping[str, Tensor]:
     raise InputError(f"{path} is no file of weights: give .safetensors or {', '.join(PICKLES)}")
 
 
-def settings(heads: int, groups: int) -> dict[str, str]:
+def settings(heads: int, groups: int, facts: Facts) -> dict[str, str]:
     """The metadata of a safetensors file, with what no tensor of it tells."""
-    return {"format": "pt", SETTINGS: json.dumps({"heads": heads, "groups": groups})}
+    return {"format": "pt", SETTINGS: json.dumps({"heads": heads, "groups": groups, "facts": asdict(facts)})}
 
 
-def settings_in(path: Path) -> dict[str, int]:
-    """Heads and groups as a file of ours names them."""
+def settings_in(path: Path) -> dict[str, Any]:
+    """Heads, groups and facts as a file of ours names them."""
     if path.suffix != ".safetensors":
         return {}
     with safe_open(path, "pt") as file:
@@ -283,4 +320,4 @@ def settings_in(path: Path) -> dict[str, int]:
         told = json.loads(said)
     except ValueError:
         return {}
-    return {name: int(value) for name, value in told.items()} if isinstance(told, dict) else {}
+    return told if isinstance(told, dict) else {}

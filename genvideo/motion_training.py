@@ -21,6 +21,7 @@ from core2d.backbone import Backbone
 from core2d.schedule import NoiseSchedule
 from core2d.training import step_generator
 from genvideo.motion import IN_MOTION, mixed_noise, temporal_parameters
+from genvideo.norms import tell_frames
 
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")  # of an attention
 
@@ -143,6 +144,7 @@ class MotionTask:
         """min-SNR weighted mean squared error of the frames that are not given."""
         frames = batch["noisy"].shape[2]
         words = batch["words"].repeat_interleave(frames, dim=0)  # (n f, tokens, d)
+        tell_frames(model, frames)
         predicted = model(batch["noisy"], batch["timesteps"], encoder_hidden_states=words).sample.float()
         error = (predicted - batch["target"]).square().mean(dim=(1, 3, 4))  # (n, f)
         asked = (~batch["given"]).float()

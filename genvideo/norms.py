@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from genvideo.motion_formats import Norms
 
 Norm = TypeVar("Norm", bound=nn.GroupNorm)
+Model = TypeVar("Model", bound=nn.Module)
 
 
 class FrameNorm(nn.GroupNorm):
@@ -51,11 +52,24 @@ def set_norms(unet: UNetMotionModel, norms: Norms) -> list[ClipNorm]:
     return [module for module in unet.modules() if isinstance(module, ClipNorm)]
 
 
-def see_frames(model: nn.Module) -> None:
-    """Let the norms of motion modules see one frame at a time, in place."""
+def tell_frames(unet: nn.Module, frames: int) -> None:
+    """Say of how many frames clips are to all norms that must be told."""
+    for module in unet.modules():
+        if isinstance(module, ClipNorm):
+            module.frames = frames
+
+
+def norms_of(model: nn.Module) -> Norms:
+    """What the norms of motion modules see in it."""
+    return Norms("frame" if any(isinstance(module, FrameNorm) for module in model.modules()) else "clip")
+
+
+def see_frames(model: Model) -> Model:
+    """Let the norms of motion modules see one frame at a time, in place; the same model."""
     for module in model.modules():
         if isinstance(module, AnimateDiffTransformer3D):
             module.norm = _as(FrameNorm, module.norm)
+    return model
 
 
 def _as(kind: type[Norm], norm: nn.GroupNorm) -> Norm:

@@ -14,7 +14,7 @@ from core2d.errors import InputError
 from core2d.models import resolve
 from core2d.recipes import Output, Prompts, Recipe, check_between, check_prompt, check_prompt_length, read_prompts
 from core2d.run import check_output
-from core2d.videos import VIDEO_SUFFIXES, check_video_output
+from core2d.videos import FASTEST_GIF, VIDEO_SUFFIXES, check_video_output
 
 OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH")]
 FASTEST, LONGEST = 240, 10_000  # frames a second, frames
@@ -38,6 +38,9 @@ class TextToVideoRecipe(Recipe):
     """A bundled model (see `core2d models`), or the folder of an SD 1.x model."""
     motion: str = "toybox-motion"
     """Motion modules: a bundled name, a folder of diffusers, or a file such as mm_sd_v15_v2.ckpt."""
+    vae: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
+    """Another autoencoder for the same latents, such as sd-vae-ft-mse: a bundled name or a folder; None takes the one
+    that belongs to the motion modules, else that of the model."""
     lora: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FILE[@STRENGTH]")] = ()
     """MotionLoRAs and domain adapters to add, such as v2_lora_ZoomIn.ckpt@0.8; a strength of 1 where none is named."""
     frames: int = 16
@@ -85,7 +88,7 @@ class TextToVideoRecipe(Recipe):
             check_between("--overlap", self.overlap, 0, self.window - 1)
         if not 0 < self.strength <= 1:
             raise InputError(f"--strength {self.strength}: give a number above 0, and up to 1")
-        check_between("--fps", float(self.rate), 0.01, FASTEST)
+        self.check_rate(self.rate)
         check_between("--control-scale", self.control_scale, 0, 10)
         if self.sparse_control is not None and not self.pictures:
             raise InputError("--sparse-control needs pictures: give --image, --last or --keyframes")
@@ -100,14 +103,28 @@ class TextToVideoRecipe(Recipe):
             if not Path(path).is_file():
                 raise InputError(f"--lora {path}: no such file")
         self.check_output()
-        resolve(self.model)
+        for folder in (self.model, self.vae):
+            if folder is not None:
+                resolve(folder)
+
+    def check_rate(self, rate: Fraction) -> None:
+        """Refuse frames a second that no clip, or none of this format, can have."""
+        check_between("--fps", float(rate), 0.01, FASTEST)
+        suffix = f".{self.format}" if self.makes_a_folder else self.output.suffix.lower()
+        if suffix == ".gif" and rate > FASTEST_GIF:
+            raise InputError(
+                f"a GIF shows up to {FASTEST_GIF} frames a second, not {float(rate):g}: name another format"
+            )
 
     def check_output(self) -> None:
         """Refuse a place where nothing can be written."""
+        if not self.output.name:
+            raise InputError(f"cannot write {self.output}: name a clip, or a new folder for its frames")
         if not self.makes_a_folder:
             check_video_output(self.output)
-            if self.output.suffix:
-                check_output(self.strip, (".png",))
+            if not self.output.suffix:
+                check_output(self.output / "000000.png", (".png",))
+            check_output(self.strip, (".png",))
             return
         if self.output.suffix.lower() in VIDEO_SUFFIXES or self.output.is_file():
             raise InputError(f"several prompts make a folder, and {self.output} is the name of a file: name a folder")

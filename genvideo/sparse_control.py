@@ -11,7 +11,7 @@ frames, zeros in place of the others, and a mask that tells them apart (section 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,20 @@ from core2d.backbone import LatentDenoiser
 from core2d.errors import InputError
 from core2d.models.loading import load_model, read_json, save_model
 from core2d.models.manifests import Comparison
-from core2d.run import atomic_path
-from genvideo.motion_formats import Style, built, read_tensors, settings, settings_in, to_diffusers, to_original_name
-from genvideo.norms import see_frames
+from core2d.run import atomic_path, write_json
+from genvideo.motion_formats import (
+    OURS,
+    Facts,
+    Style,
+    built,
+    facts_from,
+    read_tensors,
+    settings,
+    settings_in,
+    to_diffusers,
+    to_original_name,
+)
+from genvideo.norms import norms_of, see_frames
 
 LAST_NAME = "controlnet_mid_block.weight"  # whatever stands before it in a file stands before all names
 
@@ -126,7 +137,9 @@ def read_sparse_control(path: str | Path, heads: int | None = None) -> SparseCon
         if name != "SparseControlNetModel":
             raise InputError(f"{path} holds a {name}, not a SparseCtrl encoder")
         model = load_model(SparseControlNetModel, path, torch.float32)
-        return SparseControl(model, matched=len(model.state_dict()))
+        if (path / OURS).is_file() and facts_from(read_json(path / OURS), path / OURS).norms.motion == "frame":
+            see_frames(model)
+        return SparseControl(model.requires_grad_(False), matched=len(model.state_dict()))
     if not path.is_file():
         raise InputError(f"no SparseCtrl encoder at {path}: give a folder, or v3_sd15_sparsectrl_rgb.ckpt")
     state = read_tensors(path)
@@ -143,7 +156,8 @@ def read_sparse_control(path: str | Path, heads: int | None = None) -> SparseCon
     except (KeyError, ValueError) as error:
         raise InputError(f"{path} holds no complete SparseCtrl encoder: {error} is missing") from None
     model, report, matched = built(SparseControlNetModel, config, found, f"{path} holds no complete SparseCtrl encoder")
-    if any("temporal_transformer" in name for name in state):
+    original = any("temporal_transformer" in name for name in state)
+    if facts_from(told["facts"], path).norms.motion == "frame" if "facts" in told else original:
         see_frames(model)
     return SparseControl(model.requires_grad_(False), report, matched)  # norms that were put in, too
 
@@ -153,6 +167,7 @@ def write_sparse_control(path: Path, model: SparseControlNetModel, style: Style 
     if style == "diffusers":
         with atomic_path(path) as folder:
             save_model(model, folder)
+            write_json(folder / OURS, asdict(Facts(norms_of(model), "published")))
         return
     if path.suffix != ".safetensors":
         raise InputError(f"cannot write {path}: a file of a SparseCtrl encoder ends in .safetensors")
@@ -160,7 +175,8 @@ def write_sparse_control(path: Path, model: SparseControlNetModel, style: Style 
     for name, value in model.state_dict().items():
         name = name.replace(".pos_embed.pe", ".attn1.pos_encoder.pe")
         state[to_original_name(name)] = value.detach().cpu().contiguous()
-    said = settings(model.config["attention_head_dim"], model.config["norm_num_groups"])
+    facts = Facts(norms_of(model), "published")
+    said = settings(model.config["attention_head_dim"], model.config["norm_num_groups"], facts)
     with atomic_path(path) as temporary:
         save_file(state, temporary, metadata=said)
 

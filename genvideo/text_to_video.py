@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Mapping
@@ -58,6 +59,8 @@ def _run_many(recipe: TextToVideoRecipe) -> Result:
         one.check()  # what is in the way of any of them is said before the first is made
     if missing:
         pipeline = load(recipe)
+        for one in missing:
+            pipeline.prior.encode_text([one.prompts[0]])  # whether the model can read it is said before the first, too
         for number, one in enumerate(missing, 1):
             sys.stderr.write(f"clip {number} of {len(missing)}: {one.prompts[0]}\n")
             save(one, *draw(pipeline, one, one.prompts[0]))
@@ -71,7 +74,7 @@ def load(recipe: TextToVideoRecipe) -> AnimateDiff:
     """The model of a recipe; what its motion file holds beside motion modules is said."""
     pipeline = AnimateDiff.from_pretrained(
         recipe.model, recipe.motion, recipe.loras, recipe.sparse_control,
-        pick_device(recipe.device), pick_dtype(recipe.dtype),
+        pick_device(recipe.device), pick_dtype(recipe.dtype), recipe.vae,
     )  # fmt: skip
     left = pipeline.modules.report.unexpected if pipeline.modules else []
     if left:
@@ -89,6 +92,7 @@ def draw(pipeline: AnimateDiff, recipe: TextToVideoRecipe, prompt: str) -> tuple
     video = None
     if recipe.video is not None:
         frames, rate = read_video(recipe.video)
+        recipe.check_rate(rate)
         video = fitted(frames, side, str(recipe.video))
     with tqdm(total=recipe.steps, unit="step", disable=None, leave=False) as bar:
 
@@ -119,13 +123,24 @@ def draw(pipeline: AnimateDiff, recipe: TextToVideoRecipe, prompt: str) -> tuple
 def save(recipe: TextToVideoRecipe, clip: np.ndarray, rate: Fraction) -> list[Path]:
     """Write a clip, which says how it was made, and the strip of its frames beside it."""
     text = settings_of(recipe)
-    strip = save_image(recipe.strip, image_grid(clip, min(len(clip), 16)), {"recipe": json.dumps(text)})
-    return [write_video(recipe.output, clip, rate, text), strip]
+    written = write_video(recipe.output, clip, rate, text)
+    return [written, save_image(recipe.strip, image_grid(clip, min(len(clip), 16)), {"recipe": json.dumps(text)})]
 
 
 def settings_of(recipe: TextToVideoRecipe) -> dict[str, Any]:
-    """What a clip depends on, as JSON has it."""
-    return {name: value for name, value in plain(asdict(recipe)).items() if name not in NOT_OF_THE_CLIP}
+    """What a clip depends on, as JSON has it, the content of its files included."""
+    said = {name: value for name, value in plain(asdict(recipe)).items() if name not in NOT_OF_THE_CLIP}
+    files = [*recipe.pictures.values(), *recipe.loras, *([recipe.video] if recipe.video else [])]
+    return said | {"sha256": {str(file): digest_of(Path(file)) for file in files}}
+
+
+def digest_of(path: Path) -> str:
+    """The first 16 digits of the SHA-256 of a file; of a folder of frames, that of its files one after the other."""
+    found = hashlib.sha256()
+    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+        with file.open("rb") as opened:
+            found.update(hashlib.file_digest(opened, "sha256").digest())
+    return found.hexdigest()[:16]
 
 
 def is_done(recipe: TextToVideoRecipe) -> bool:

@@ -23,7 +23,7 @@ PROMPT, STEPS = "a red mug spinning clockwise", 25
 
 def items_of(assets: Path, seed: int) -> list[Item]:
     """All items of the suite, for the models in `assets`."""
-    needs = (assets / "toybox-sd", assets / "toybox-motion")
+    needs = (assets / "toybox-sd", assets / "toybox-motion", assets / "toybox-video-vae")
     return [
         Item("text-to-video-16", "16 frames, 25 steps, command to file", partial(text_to_video, assets, seed, 16, 3),
              at_most={"median_seconds": 30, "peak_memory_gb": 3}, needs=needs),

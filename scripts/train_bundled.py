@@ -1,7 +1,7 @@
 """Train the bundled models: all stages in order, or those that are named.
 
     python scripts/train_bundled.py --list
-    python scripts/train_bundled.py vae clip judge prior motion-judge zero123 matting frame-judge motion
+    python scripts/train_bundled.py vae clip judge prior motion-judge zero123 matting frame-judge video-vae motion
     python scripts/train_bundled.py prior --minutes 60 --resume
     accelerate launch scripts/train_bundled.py prior
 
@@ -18,8 +18,9 @@ from core2d.models import assets_folder
 from core2d.run import main_guard
 from gen3d.bundled import MATTING, ZERO123
 from genvideo.bundled import FRAME_JUDGE, MOTION
+from genvideo.video_vae import VIDEO_VAE
 
-STAGES = {**stages.STAGES, **{stage.name: stage for stage in (ZERO123, MATTING, FRAME_JUDGE, MOTION)}}
+STAGES = {**stages.STAGES, **{stage.name: stage for stage in (ZERO123, MATTING, FRAME_JUDGE, VIDEO_VAE, MOTION)}}
 
 
 def main() -> None:
@@ -30,7 +31,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/bundled"), help="folder of data, checkpoints and logs")
     parser.add_argument("--size", type=int, default=64, help="pixels of a side")
     parser.add_argument("--pictures", type=int, default=48_000, help="pictures that the generators learn from")
-    parser.add_argument("--minutes", type=float, default=90, help="longest a stage trains in this call")
+    parser.add_argument("--minutes", type=float, default=90, help="longest a training of a stage takes in this call")
     parser.add_argument("--steps", type=int, help="steps of the stage's schedule, instead of the recipe's")
     parser.add_argument("--batch-size", type=int, help="rows of a step, instead of the recipe's")
     parser.add_argument("--learning-rate", type=float, help="instead of the recipe's")

@@ -55,6 +55,15 @@ smaller and anywhere in the picture, and the first judge, which knows stills alo
 and rules are those of toybox-judge; the rejects stand as bodies in clips do. The table below counts the frames.
 """,
     ),
+    "toybox-video-vae": (
+        "Autoencoder of Toybox clips, for the latents of toybox-sd",
+        """\
+An AutoencoderKL in diffusers' layout whose encoder is that of `toybox-sd/vae`; the decoder learned on from frames of
+clips alone, in which bodies are smaller than in stills and anywhere in the picture. The one takes the place of the
+other, as sd-vae-ft-mse does for Stable Diffusion 1.x; `toybox-motion` names it in its `liftkit.json`. `read` below is
+the share of frames in which the judge of frames reads class and colour rightly. A picture counts as one frame.
+""",
+    ),
     "toybox-zero123": (
         "Zero-1-to-3 of Toybox: one picture's object from other views",
         """\

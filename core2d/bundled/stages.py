@@ -98,18 +98,12 @@ def train_vae(family: Family) -> scores.Scores:
     if family.fresh and (family.assets / "toybox-sd" / "unet").is_dir():
         raise InputError(f"a fresh autoencoder does not fit the prior in {family.assets}: give another --assets folder")
     model = vae.build(family.size) if fresh else load_model(AutoencoderKL, folder, torch.float32)
-    model.requires_grad_(True)
     stands = not fresh and (family.assets / "toybox-sd" / "unet").is_dir()
-    if stands:
-        model.encoder.requires_grad_(False)
-        model.quant_conv.requires_grad_(False)  # pyright: ignore[reportOptionalMemberAccess]
+    model = vae.only_decoder(model) if stands else model.requires_grad_(True)
     with processes().main_process_first():
         pictures = training_pictures(family.data, family.pictures, family.size)
     recipe = family.recipe(vae.RECIPE)
-    clip_folder = family.assets / "toybox-clip"
-    eyes = load_model(CLIPModel, clip_folder, torch.float32) if clip_folder.is_dir() else None
-    if eyes is not None:  # it is no part of what is trained, so the loop does not move it
-        eyes.to(torch.accelerator.current_accelerator() or torch.device("cpu"))  # pyright: ignore[reportArgumentType]
+    eyes = vae.eyes_in(family.assets / "toybox-clip")
     spent = run_training(family, "vae", vae.task(model, pictures, eyes), recipe)
     if not stands:
         mean, deviation = prior.encode_latents(model, pictures.first(2048))
@@ -329,10 +323,14 @@ def state_of(family: Family, stage: Stage) -> dict[str, object]:
 
 @dataclass(frozen=True)
 class Spent:
-    """What one call of a stage added to a training."""
+    """What one call of a stage added to a training; `diaries` are to say so once `training.json` does."""
 
     steps: int
     seconds: float
+    diaries: tuple[tuple[Path, dict[str, float]], ...] = ()
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(self.steps + other.steps, self.seconds + other.seconds, self.diaries + other.diaries)
 
 
 def run_training(family: Family, name: str, task: Task[Any], recipe: TrainingRecipe) -> Spent:
@@ -344,9 +342,8 @@ def run_training(family: Family, name: str, task: Task[Any], recipe: TrainingRec
     result = train(task, recipe, folder, resume=family.resume)
     task.model.load_state_dict(result.ema)
     task.model.cpu().eval()
-    if processes().is_main_process:
-        write_json(diary, {"steps": result.step, "seconds": result.seconds})
-    return Spent(result.step - counted["steps"], result.seconds - counted["seconds"])
+    total = {"steps": result.step, "seconds": result.seconds}
+    return Spent(result.step - counted["steps"], result.seconds - counted["seconds"], ((diary, total),))
 
 
 def processes() -> PartialState:
@@ -394,6 +391,8 @@ def keep(
     }
     earlier = [entry for entry in history_of(folder) if not (family.fresh and entry["stage"] == stage.name)]
     write_json(folder / "training.json", [*earlier, line])
+    for diary, total in spent.diaries:
+        write_json(diary, total)
     write_card(folder)
     return found
 

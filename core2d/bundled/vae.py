@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 from transformers import CLIPModel
 
 from core2d.autoencoder import AutoencoderTask
 from core2d.bundled.world import picture_rows
+from core2d.models.loading import load_model
 from core2d.toybox.dataset import Pictures
 from core2d.training import TrainingRecipe
 
@@ -37,6 +40,22 @@ def build(size: int) -> AutoencoderKL:
         sample_size=size,
         mid_block_add_attention=False,
     )
+
+
+def only_decoder(model: AutoencoderKL) -> AutoencoderKL:
+    """Let the decoder learn and nothing else; the same model. What was trained on its latents still fits it."""
+    model.requires_grad_(True)
+    model.encoder.requires_grad_(False)
+    model.quant_conv.requires_grad_(False)  # pyright: ignore[reportOptionalMemberAccess]
+    return model
+
+
+def eyes_in(folder: Path) -> CLIPModel | None:
+    """The CLIP in a folder, if one has been trained yet. It is no part of what learns: the loop does not move it."""
+    if not folder.is_dir():
+        return None
+    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    return load_model(CLIPModel, folder, torch.float32).to(device)  # pyright: ignore[reportArgumentType]
 
 
 def task(model: AutoencoderKL, pictures: Pictures, clip: CLIPModel | None = None) -> AutoencoderTask:

@@ -21,6 +21,7 @@ from transformers import CLIPTokenizer
 import gen3d.bundled
 import gen3d.matting_training
 import genvideo.bundled
+import genvideo.video_vae
 from core2d.bundled import clip, judges, prior, scores, stages, vae
 from core2d.bundled.cards import ABOUT
 from core2d.bundled.world import picture_rows, training_pictures
@@ -34,6 +35,7 @@ from core2d.toybox.scene import moment, still
 from core2d.training import TrainingResult
 from gen3d.bundled import MATTING, ZERO123
 from genvideo.bundled import FRAME_JUDGE, MOTION
+from genvideo.video_vae import VIDEO_VAE
 
 
 @pytest.fixture(scope="module")
@@ -307,6 +309,9 @@ class FakeTraining:
         return {"balanced": self.found[self.calls - 1], "rejected_blob": 0.125}
 
 
+EVERY = (*stages.STAGES.values(), ZERO123, MATTING, FRAME_JUDGE, VIDEO_VAE, MOTION)
+
+
 def judge_family(folder: Path, **changes: Any) -> stages.Family:
     return stages.Family(folder / "assets", folder / "runs", pictures=4, **changes)
 
@@ -346,7 +351,7 @@ def test_a_resumed_training_is_counted_once(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_every_stage_writes_to_a_folder_that_has_a_card() -> None:
-    assert {stage.folder for stage in (*stages.STAGES.values(), ZERO123, MATTING, FRAME_JUDGE, MOTION)} == set(ABOUT)
+    assert {stage.folder for stage in EVERY} == set(ABOUT)
     assert list(stages.STAGES) == ["vae", "clip", "judge", "prior", "motion-judge"]  # each finds what it needs
 
 
@@ -379,6 +384,7 @@ def test_all_stages_in_miniature(
     monkeypatch.setattr(gen3d.bundled, "STEPS", 2)
     monkeypatch.setattr(gen3d.matting_training, "SCORED", 8)
     monkeypatch.setattr(genvideo.bundled, "SCORED", 2)
+    monkeypatch.setattr(genvideo.video_vae, "SCORED", 8)
     monkeypatch.setattr(gen3d.bundled, "cases", partial(gen3d.bundled.cases, count=2, held_out=1))
     assets, runs = tmp_path / "assets", tmp_path / "runs"
     main = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "train_bundled.py"))["main"]
@@ -389,18 +395,17 @@ def test_all_stages_in_miniature(
         main()
         return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
-    assert [line["state"] for line in call("--list")] == ["not trained"] * 9
+    assert [line["state"] for line in call("--list")] == ["not trained"] * len(EVERY)
     assert not assets.exists()
-    first = call("vae", "clip", "judge", "prior", "motion-judge", "zero123", "matting", "frame-judge", "motion")
-    every = (*stages.STAGES.values(), ZERO123, MATTING, FRAME_JUDGE, MOTION)
-    assert [line["stage"] for line in first] == [stage.name for stage in every]
-    for stage, found in zip(every, first, strict=True):
+    first = call(*(stage.name for stage in EVERY))
+    assert [line["stage"] for line in first] == [stage.name for stage in EVERY]
+    for stage, found in zip(EVERY, first, strict=True):
         assert stage.main_score in found or stage.name == "vae"  # which had no judge yet
         card = (assets / stage.folder / "README.md").read_text()
         for name, value in found.items():
             assert name == "stage" or f"| {stage.name} | {name} | {round(value, 4):.4g} |" in card
     assert {"view_word", "camera_azimuth", "held_out_both"} <= first[3].keys()
-    assert [(line["state"], line["steps"]) for line in call("--list")] == [("trained", 3)] * 9
+    assert [(line["state"], line["steps"]) for line in call("--list")] == [("trained", 3)] * len(EVERY)
 
     folder = assets / "toybox-sd"
     generator = torch.Generator().manual_seed(0)

@@ -9,7 +9,7 @@ from diffusers.models.unets.unet_motion_model import MotionAdapter
 
 from core2d.backbone import Backbone
 from genvideo.motion import fresh_motion
-from genvideo.motion_formats import write_motion
+from genvideo.motion_formats import Facts, write_motion
 
 
 @pytest.fixture
@@ -32,5 +32,5 @@ def motion(flat: Backbone) -> MotionAdapter:
 @pytest.fixture
 def motion_folder(motion: MotionAdapter, tmp_path: Path) -> Path:
     """The modules as a folder, said to take given frames."""
-    write_motion(tmp_path / "motion", motion, takes_frames=True)
+    write_motion(tmp_path / "motion", motion, facts=Facts(takes_frames=True))
     return tmp_path / "motion"

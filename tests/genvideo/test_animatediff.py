@@ -13,8 +13,8 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from core2d.backbone import Backbone
 from core2d.errors import InputError
 from genvideo.animatediff import PUBLISHED_SCHEDULE, AnimateDiff
-from genvideo.motion import MotionBackbone, inflate
-from genvideo.motion_formats import ADAPTER, write_motion
+from genvideo.motion import MotionBackbone, as_rows, inflate
+from genvideo.motion_formats import ADAPTER, Facts, write_motion
 from genvideo.motion_lora import Lora, write_lora
 
 
@@ -120,26 +120,37 @@ def test_a_clip_drawn_anew_keeps_what_is_not_forgotten(pipeline: AnimateDiff):
     assert distances == sorted(distances)
 
 
-def test_how_noisy_a_clip_begins(pipeline: AnimateDiff):
+def test_how_noisy_a_clip_begins(pipeline: AnimateDiff, monkeypatch: pytest.MonkeyPatch):
     """What is denoised at the first step is the clip at that step's noise, whatever the solver."""
-    video, seen = torch.rand(4, 3, 16, 16), []
+    video, seen, inputs = torch.rand(4, 3, 16, 16), [], []
     clean = pipeline.prior.encode_clips(video.transpose(0, 1)[None])
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(5))
 
     def note(step: int, t: torch.Tensor, tensors: dict) -> None:
         seen.append((step, int(t)))
 
+    whole = pipeline.prior.network
+
+    def network(x_t: torch.Tensor, t: Any, *others: Any) -> torch.Tensor:
+        inputs.append((x_t[:4].clone(), int(torch.as_tensor(t).flatten()[0])))
+        return whole(x_t, t, *others)
+
+    monkeypatch.setattr(pipeline.prior, "network", network)
     for solver in ("ddim", "dpm++", "euler"):
         seen.clear()
+        inputs.clear()
         pipeline("a red mug", latents=noise, num_inference_steps=10, video=video, strength=0.3, scheduler=solver,
                  callback_on_step_end=note)  # fmt: skip
         assert [step for step, _ in seen] == [7, 8, 9], solver
+        found, t = inputs[0]
+        expected = pipeline.prior.add_noise(as_rows(clean), as_rows(noise), t)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
 def test_modules_bring_the_noise_and_the_adapter_that_they_learned_with(
     tiny_folder: Callable[..., Path], motion: MotionAdapter, tmp_path: Path
 ):
-    write_motion(tmp_path / "motion", motion, takes_frames=True, shared_noise=0.75)
+    write_motion(tmp_path / "motion", motion, facts=Facts(takes_frames=True, shared_noise=0.75))
     layer = "down_blocks.0.motion_modules.0.transformer_blocks.0.attn1.to_q"
     width = motion.config["block_out_channels"][0]
     write_lora(tmp_path / "motion" / ADAPTER, Lora({layer: (torch.ones(1, width), torch.full((width, 1), 0.5))}))
@@ -159,8 +170,8 @@ def test_modules_bring_the_noise_and_the_adapter_that_they_learned_with(
 def test_published_modules_bring_their_own_schedule(
     tiny_folder: Callable[..., Path], motion: MotionAdapter, tmp_path: Path
 ):
-    write_motion(tmp_path / "ours", motion, takes_frames=True)
-    write_motion(tmp_path / "theirs", motion)
+    write_motion(tmp_path / "ours", motion)
+    motion.save_pretrained(tmp_path / "theirs")
     ours = AnimateDiff.from_pretrained(tiny_folder("sd1"), tmp_path / "ours")
     theirs = AnimateDiff.from_pretrained(tiny_folder("sd1"), tmp_path / "theirs")
     assert ours.scheduler.config["beta_schedule"] == "scaled_linear"

@@ -13,7 +13,7 @@ from core2d.backbone import Backbone
 from core2d.errors import InputError
 from core2d.models.manifests import UNET_CONFIGS
 from genvideo.motion import MotionBackbone, fresh_motion
-from genvideo.motion_formats import Norms, config_of, read_motion, to_diffusers, to_original, write_motion
+from genvideo.motion_formats import Facts, Norms, config_of, read_motion, to_diffusers, to_original, write_motion
 
 
 def same(first: MotionAdapter, second: MotionAdapter) -> bool:
@@ -22,14 +22,14 @@ def same(first: MotionAdapter, second: MotionAdapter) -> bool:
 
 
 def test_both_styles_come_back_whole(motion: MotionAdapter, tmp_path: Path):
-    write_motion(tmp_path / "folder", motion, takes_frames=True)
-    write_motion(tmp_path / "file.safetensors", motion, "original")
+    facts = Facts(Norms("frame", "clip"), "published", True, 0.25, "some-vae")
+    write_motion(tmp_path / "folder", motion, facts=facts)
+    write_motion(tmp_path / "file.safetensors", motion, "original", facts)
     folder, file = read_motion(tmp_path / "folder"), read_motion(tmp_path / "file.safetensors")
     assert same(folder.motion, motion) and same(file.motion, motion)
-    assert folder.takes_frames and not folder.is_published and not file.takes_frames and file.is_published
+    assert folder.facts == facts == file.facts and folder.vae == "some-vae" == file.vae
     for name in ("motion_norm_num_groups", "motion_num_attention_heads"):
         assert file.motion.config[name] == motion.config[name]
-    assert folder.norms == Norms() and file.norms == Norms("frame", "frame")
     assert not any(file.report) and file.matched == sum(".pe" not in name for name in motion.state_dict())
     wanted = {"motion_num_attention_heads": 2, "motion_max_seq_length": 32, "use_motion_mid_block": True}
     assert {name: folder.motion.config[name] for name in wanted} == wanted
@@ -81,20 +81,73 @@ def test_a_checkpoint_of_the_training_code_is_read(motion: MotionAdapter, tmp_pa
     assert read_motion(tmp_path / "mm.ckpt").motion.config["motion_num_attention_heads"] == 8
 
 
+def of_others(path: Path, motion: MotionAdapter) -> Path:
+    """As the authors' code writes it: tensors, and not a word on how they are to be run."""
+    save_file({name: value.contiguous() for name, value in to_original(motion).items()}, path)
+    return path
+
+
 def test_the_first_version_is_known_by_its_encoding(flat: Backbone, tmp_path: Path):
     made = {
         "v1": fresh_motion(flat.family.denoiser, heads=2, window=24, mid_block=False),
         "v2": fresh_motion(flat.family.denoiser, heads=2, window=32, mid_block=True),
         "v3": fresh_motion(flat.family.denoiser, heads=2, window=32, mid_block=False),
     }
-    for name, modules in made.items():
-        write_motion(tmp_path / f"{name}.safetensors", modules, "original")
-    found = {name: read_motion(tmp_path / f"{name}.safetensors") for name in made}
-    assert {name: one.norms.residual for name, one in found.items()} == {"v1": "clip", "v2": "frame", "v3": "frame"}
+    found = {name: read_motion(of_others(tmp_path / f"{name}.safetensors", modules), heads=2)
+             for name, modules in made.items()}  # fmt: skip
+    frame = Norms("frame", "frame")
+    assert {name: one.facts.norms for name, one in found.items()} == {
+        "v1": Norms("frame", "clip"), "v2": frame, "v3": frame,
+    }  # fmt: skip
+    assert all(one.facts.schedule == "published" for one in found.values())
     assert {name: one.motion.config["motion_max_seq_length"] for name, one in found.items()} == {
         "v1": 24, "v2": 32, "v3": 32,
     }  # fmt: skip
-    assert MotionBackbone(flat, found["v1"].motion, norms=found["v1"].norms).window == 24
+    assert MotionBackbone(flat, found["v1"].motion, norms=found["v1"].facts.norms).window == 24
+
+
+@pytest.mark.parametrize(("window", "mid_block"), [(24, False), (32, True)])
+def test_what_modules_compute_survives_every_way_of_writing_them(
+    flat: Backbone, tmp_path: Path, window: int, mid_block: bool
+):
+    """v1 and v2 of the authors, and ours of the same shapes: read, written in either style, read, and run."""
+    torch.manual_seed(1)
+    made = fresh_motion(flat.family.denoiser, 2, window, mid_block)
+    for parameter in made.parameters():
+        parameter.data.add_(0.2 * torch.randn_like(parameter))
+    write_motion(tmp_path / "ours.safetensors", made, "original")
+    of_others(tmp_path / "theirs.safetensors", made)
+    clip, words = torch.randn(3, 4, 8, 8), flat.encode_text(["a red mug"])
+    shown = {}
+    for name in ("ours", "theirs"):
+        first = read_motion(tmp_path / f"{name}.safetensors", heads=2)
+        write_motion(tmp_path / f"{name}-folder", first.motion, facts=first.facts)
+        write_motion(tmp_path / f"{name}-again.safetensors", first.motion, "original", first.facts)
+        files = [first, *(read_motion(tmp_path / f"{name}-{rest}") for rest in ("folder", "again.safetensors"))]
+        shown[name] = [MotionBackbone(flat, one.motion, 3, one.facts.norms).network(clip, 500, words) for one in files]
+        assert all(torch.equal(one, shown[name][0]) for one in shown[name])
+        assert all(one.facts == first.facts for one in files)
+    assert (shown["ours"][0] - shown["theirs"][0]).abs().max() > 1e-3  # they were trained under other norms
+    ours = MotionBackbone(flat, made, 3).network(clip, 500, words)
+    torch.testing.assert_close(shown["ours"][0], ours, atol=1e-6, rtol=1e-6)
+
+
+def test_a_first_version_in_the_style_of_diffusers_keeps_its_norms(flat: Backbone, tmp_path: Path):
+    fresh_motion(flat.family.denoiser, 2, 24, mid_block=False).save_pretrained(tmp_path / "v1")
+    fresh_motion(flat.family.denoiser, 2, 32, mid_block=False).save_pretrained(tmp_path / "v3")
+    assert read_motion(tmp_path / "v1").facts == Facts(Norms("frame", "clip"), "published")
+    assert read_motion(tmp_path / "v3").facts == Facts(Norms("clip", "frame"), "published")
+
+
+@pytest.mark.parametrize(
+    "said", ['{"norms": {"motion": "both"}}', '{"norms": 3}', '{"schedule": "mine"}', '{"shared_noise": "much"}',
+             '{"takes_frames": 1}', '{"window": 3}', '{"vae": 3}', '{"shared_noise": 2}'],
+)  # fmt: skip
+def test_nonsense_about_modules_is_one_clear_error(motion: MotionAdapter, tmp_path: Path, said: str):
+    write_motion(tmp_path / "motion", motion)
+    (tmp_path / "motion" / "liftkit.json").write_text(said)
+    with pytest.raises(InputError, match=r"liftkit.json does not say how its motion modules are to be run"):
+        read_motion(tmp_path / "motion")
 
 
 def test_what_is_not_needed_is_reported(motion: MotionAdapter, tmp_path: Path):

@@ -12,6 +12,7 @@ from diffusers.pipelines.animatediff.pipeline_animatediff_sparsectrl import Anim
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from core2d.backbone import Backbone
 from core2d.errors import InputError
@@ -20,7 +21,7 @@ from core2d.videos import read_video
 from genvideo.animatediff import AnimateDiff
 from genvideo.cli import main
 from genvideo.motion import MotionBackbone
-from genvideo.norms import FrameNorm
+from genvideo.norms import FrameNorm, see_frames
 from genvideo.sparse_control import SparseControl, read_sparse_control, write_sparse_control
 
 
@@ -105,8 +106,9 @@ def test_what_is_written_is_what_is_read(flat: Backbone, encoder: SparseControlN
     expected = encoder.state_dict()
     assert read.model.state_dict().keys() == expected.keys()
     assert all(torch.equal(value, expected[name]) for name, value in read.model.state_dict().items())
-    norms = [module.norm for module in read.model.modules() if isinstance(module, AnimateDiffTransformer3D)]
-    assert norms and all(isinstance(norm, FrameNorm) == (style == "original") for norm in norms)
+    assert sees_frames(read.model) == sees_frames(encoder) == {False}
+    write_sparse_control(path, see_frames(read.model), style)
+    assert sees_frames(read_sparse_control(path).model) == {True}  # however it is written
     if style == "original":
         names = load_file(path).keys()
         block = "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0.attention_blocks.0"
@@ -116,6 +118,13 @@ def test_what_is_written_is_what_is_read(flat: Backbone, encoder: SparseControlN
         again = read_sparse_control(tmp_path / "wrapped.ckpt", heads=2)
         assert all(torch.equal(value, expected[name]) for name, value in again.model.state_dict().items())
         assert again.report.missing == [] and again.report.unexpected == []
+        assert sees_frames(again.model) == {True}  # a file of the authors' code says nothing, and is run as theirs
+
+
+def sees_frames(model: nn.Module) -> set[bool]:
+    """Whether the norms of its motion modules see one frame at a time."""
+    modules = (module for module in model.modules() if isinstance(module, AnimateDiffTransformer3D))
+    return {isinstance(module.norm, FrameNorm) for module in modules}
 
 
 def test_what_holds_no_encoder(flat: Backbone, tmp_path: Path):

@@ -83,6 +83,13 @@ def test_many_prompts_make_a_folder_and_what_is_done_is_kept(command: Callable[.
     assert command(*words, "--seed", 5).report["metrics"] == {"made": 2, "done_before": 0}
 
 
+def test_other_files_of_the_same_name_make_another_clip(command: Callable[..., Told], tmp_path: Path):
+    words = ("a red mug", "a blue car", "-o", tmp_path / "clips", "--frames", 3, "--image", tmp_path / "first.png")
+    for value, made in ((40, 2), (40, 0), (41, 2)):
+        save_image(tmp_path / "first.png", np.full((16, 16, 3), value, np.uint8))
+        assert command(*words).report["metrics"] == {"made": made, "done_before": 2 - made}
+
+
 def test_from_a_picture_to_another(command: Callable[..., Told], tmp_path: Path):
     for name, value in (("first", 40), ("last", 200)):
         save_image(tmp_path / f"{name}.png", np.full((24, 30, 3), value, np.uint8))
@@ -125,6 +132,12 @@ def test_a_clip_drawn_anew(command: Callable[..., Told], tmp_path: Path):
         (("-o", "mug.mp4"), "no prompt"),
         (("a red mug", "-o", "mug.mp4", "--frames", "0"), "--frames 0"),
         (("a red mug", "-o", "mug.mp4", "--fps", "0"), "--fps 0"),
+        (("a red mug", "-o", "mug.gif", "--fps", "60"), "a GIF shows up to 50 frames a second, not 60"),
+        (("a red mug", "a blue car", "-o", "new", "--format", "gif", "--fps", "60"), "a GIF shows up to 50"),
+        (("a red mug", "a blue car " * 30, "-o", "new"), "tokens and the model reads"),
+        (("a red mug", "-o", "."), "name a clip, or a new folder for its frames"),
+        (("a red mug", "-o", "text.png/frames"), "text.png"),
+        (("a red mug", "-o", "mug.mp4", "--vae", "none"), "no model 'none'"),
         (("a red mug", "-o", "mug.mp4", "--fps", "fast"), "--fps fast: give a number or a fraction"),
         (("a red mug", "-o", "mug.mp4", "--fps", "8/0"), "--fps 8/0"),
         (("a red mug", "-o", "mug.mp4", "--fps", "1e400"), "--fps 1e400"),
