@@ -60,6 +60,8 @@ class AutoencoderTask:
         kl_weight: of the KL per latent number.
         body_weight: how much more a pixel of the body counts than one of the background.
         sample: decode a sample of the posterior rather than its mean.
+        latent_noise: standard deviation of further noise on the sample, for a decoder of latents that a generator made
+            up, and that are a little off.
         features: of pictures (b, 3, h, w) in [-1, 1], one (b, places, channels) a layer, for the perceptual loss.
         perceptual_weight: of that loss.
     """
@@ -70,6 +72,7 @@ class AutoencoderTask:
     kl_weight: float = 1e-3
     body_weight: float = 2.0
     sample: bool = True
+    latent_noise: float = 0.0
     features: Callable[[Tensor], Sequence[Tensor]] | None = None
     perceptual_weight: float = 0.3
     seed: int = 0
@@ -90,7 +93,8 @@ class AutoencoderTask:
         weight = 1.0 + self.body_weight * batch["masks"].float()[:, None] / 255.0  # (b, 1, h, w)
         posterior = model.encode(target).latent_dist  # pyright: ignore[reportAttributeAccessIssue]
         mean, logvar = posterior.mean.float(), posterior.logvar.float()
-        latent = mean + (0.5 * logvar).exp() * batch["noise"] if self.sample else mean
+        deviation = (logvar.exp() + self.latent_noise**2).sqrt()
+        latent = mean + deviation * batch["noise"] if self.sample else mean
         output = model.decode(latent).sample.float()  # pyright: ignore[reportAttributeAccessIssue]
         divergence = kl_loss(mean, logvar)
         error = F.mse_loss(output.detach(), target) / 4  # in [0, 1] units

@@ -58,7 +58,9 @@ def eyes_in(folder: Path) -> CLIPModel | None:
     return load_model(CLIPModel, folder, torch.float32).to(device)  # pyright: ignore[reportArgumentType]
 
 
-def task(model: AutoencoderKL, pictures: Pictures, clip: CLIPModel | None = None) -> AutoencoderTask:
+def task(
+    model: AutoencoderKL, pictures: Pictures, clip: CLIPModel | None = None, latent_noise: float = 0.0
+) -> AutoencoderTask:
     """Train `model` on `pictures`; with a trained `clip`, its image tower says what a difference looks like."""
 
     def features(shown: Tensor) -> Sequence[Tensor]:  # clip's own normalisation is [-1, 1] too
@@ -66,5 +68,5 @@ def task(model: AutoencoderKL, pictures: Pictures, clip: CLIPModel | None = None
 
     return AutoencoderTask(
         model, partial(picture_rows, pictures), len(pictures), body_weight=4.0, features=features if clip else None,
-        seed=11,
+        latent_noise=latent_noise, seed=11,
     )  # fmt: skip

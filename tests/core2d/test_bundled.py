@@ -350,6 +350,24 @@ def test_a_resumed_training_is_counted_once(tmp_path: Path, monkeypatch: pytest.
     assert state["steps"] == 100 and state["hours"] == pytest.approx(1.0)
 
 
+def test_a_training_that_was_stopped_before_its_diary_counts_in_the_next_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = FakeTraining(monkeypatch, found=[0.5, 0.75], steps=[40, 100])
+    family, stage = judge_family(tmp_path), stages.STAGES["judge"]
+
+    def killed(judge: PictureJudge, seed: int) -> scores.Scores:
+        training.score(judge, seed)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scores, "judge_scores", killed)
+        with pytest.raises(KeyboardInterrupt):
+            stage.run(family)
+    stage.run(family)
+    assert stages.state_of(family, stage)["steps"] == 100
+
+
 def test_every_stage_writes_to_a_folder_that_has_a_card() -> None:
     assert {stage.folder for stage in EVERY} == set(ABOUT)
     assert list(stages.STAGES) == ["vae", "clip", "judge", "prior", "motion-judge"]  # each finds what it needs

@@ -96,14 +96,17 @@ def test_the_autoencoder_sees_random_rows_with_their_masks(autoencoder_task: Aut
         assert torch.equal(mask, masks[int(row)])
 
 
-def test_the_autoencoders_loss_is_reconstruction_and_weighted_kl(autoencoder_task: AutoencoderTask) -> None:
-    task, model = autoencoder_task, autoencoder_task.model
+@pytest.mark.parametrize("latent_noise", [0.0, 0.5])
+def test_the_autoencoders_loss_is_reconstruction_and_weighted_kl(
+    autoencoder_task: AutoencoderTask, latent_noise: float
+) -> None:
+    task, model = replace(autoencoder_task, latent_noise=latent_noise), autoencoder_task.model
     batch = task.batch(0, torch.arange(4), BATCH)
     with torch.no_grad():
         target = batch["pictures"] / 127.5 - 1
         assert target.min() == -1 and target.max() == 1
         posterior = model.encode(target).latent_dist  # pyright: ignore
-        latent = posterior.mean + posterior.std * batch["noise"]
+        latent = posterior.mean + (posterior.var + latent_noise**2).sqrt() * batch["noise"]
         output = model.decode(latent).sample  # pyright: ignore
         weight = 1 + task.body_weight * batch["masks"][:, None] / 255
         divergence = kl_loss(posterior.mean, posterior.logvar)
