@@ -213,6 +213,15 @@ def test_common_encodings_are_read_rightly(tmp_path: Path, arguments: tuple[str,
     assert np.abs(back - expected).mean() < 8
 
 
+@pytest.mark.parametrize("pixels", ["yuv420p", "yuvj420p", "yuv420p10le", "yuv444p"])
+def test_a_middling_colour_stays_what_it_is(tmp_path: Path, pixels: str):
+    """Full range read as limited, or the other way, would be eight levels and more away."""
+    made(tmp_path / "flat.mp4", "-c:v", "libx264", "-crf", "4", "-pix_fmt", pixels, "-color_range",
+         "pc" if pixels == "yuvj420p" else "tv", source="color=c=0xc8a03c:size=64x48:rate=10:duration=1")  # fmt: skip
+    color = videos.read_video(tmp_path / "flat.mp4")[0].reshape(-1, 3).astype(int)
+    assert np.abs(color - (0xC8, 0xA0, 0x3C)).max() <= 3
+
+
 def test_a_turned_video_is_read_upright(tmp_path: Path):
     made(tmp_path / "flat.mp4", "-c:v", "libx264", "-crf", "4", "-pix_fmt", "yuv444p")
     command = ["-display_rotation", "90", "-i", str(tmp_path / "flat.mp4"), "-c", "copy", str(tmp_path / "turned.mp4")]
