@@ -74,6 +74,8 @@ class MotionTask:
         undecided: share of clips that show in each frame, fully or in part, their middle frame in place of their own,
             at one of the last six tenths of the steps. So a clip looks in sampling before it has decided where to go:
             what it shows is known, which way it turns is not, and only the words say that.
+        hiding: how much of a blind or undecided clip shows is this power of a number drawn from [0, 1): 2 shows a third
+            on average, 8 next to nothing of most.
         shared_noise: see `genvideo.motion.mixed_noise`; the published modules have none.
         snr_floor: see `core2d.denoising.DenoisingTask`.
     """
@@ -86,6 +88,7 @@ class MotionTask:
     given: tuple[float, float, float] = (0.25, 0.05, 0.1)
     blind: float = 0.0
     undecided: float = 0.0
+    hiding: float = 2.0
     shared_noise: float = 0.0
     snr_floor: float = 0.3
     seed: int = 0
@@ -124,7 +127,7 @@ class MotionTask:
         blind, undecided = kind < self.blind, (kind >= self.blind) & (kind < self.blind + self.undecided)
         late = torch.where(blind, timesteps // 10, timesteps * 6 // 10)
         timesteps = torch.where(blind | undecided, steps - 1 - late, timesteps)
-        own = torch.where(blind | undecided, lot.square(), 1.0)[:, None, None, None, None]
+        own = torch.where(blind | undecided, lot**self.hiding, 1.0)[:, None, None, None, None]
         middle = latents[:, :, latents.shape[2] // 2, None] * undecided[:, None, None, None, None]
         return timesteps, own * latents + (1 - own) * middle
 

@@ -14,7 +14,7 @@ from core2d.bundled.stages import Family, Spent
 from core2d.toybox import world
 from core2d.toybox.clips import words_of
 from genvideo import bundled
-from genvideo.bundled import DRILLS, HEARD, drill, told_apart, turned_round
+from genvideo.bundled import DRILL_RECIPE, DRILLS, HEARD, drill, told_apart, turned_round
 from genvideo.motion import fresh_motion, inflate
 from genvideo.motion_training import EncodedClips, MotionTask
 
@@ -32,7 +32,7 @@ def task(tiny_folder: Any) -> MotionTask:
 
 def test_opposite_captions_differ_in_one_word() -> None:
     captions, motions = words_of(0, 400)
-    drilled = {motion for one in DRILLS.values() for motion in one.motions}
+    drilled = {motion for group in DRILLS.values() for motion in group}
     assert drilled < set(world.MOTIONS)
     for caption, motion in zip(captions, motions, strict=True):
         turned = turned_round(caption, motion)
@@ -41,7 +41,6 @@ def test_opposite_captions_differ_in_one_word() -> None:
         assert turned_round(turned, turned_round(motion, motion)) == caption
     assert turned_round("a red car sliding left, on grass", "sliding left") == "a red car sliding right, on grass"
     assert turned_round("a tree, camera zooming in, on grass", "camera zooming in").endswith("zooming out, on grass")
-    assert turned_round("a mug spinning counterclockwise", "spinning counterclockwise") == "a mug spinning clockwise"
 
 
 def test_what_other_words_cost(task: MotionTask) -> None:
@@ -59,7 +58,7 @@ def test_what_other_words_cost(task: MotionTask) -> None:
 def test_only_what_is_not_heard_is_drilled(
     task: MotionTask, share: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Alone, and with nothing else given: hidden by noise, or, where there is no motion without a view, undecided."""
+    """Alone, undecided, and with nothing else given."""
     seen: list[Any] = []
 
     def train(family: Family, name: str, task: MotionTask, recipe: Any) -> Spent:
@@ -68,13 +67,20 @@ def test_only_what_is_not_heard_is_drilled(
 
     monkeypatch.setattr(bundled, "told_apart", lambda *_: share)
     monkeypatch.setattr(bundled, "run_training", train)
-    motions = ["growing", "camera zooming in", "still", "camera zooming out", "turning clockwise", "camera zooming in"]
-    family, expected = Family(tmp_path, tmp_path), {"zooms": ([1, 3, 5], 1.0, 0.0), "turns": ([4], 0.0, 1.0)}
+    motions = [
+        "growing",
+        "camera zooming in",
+        "still",
+        "camera zooming out",
+        "camera panning left",
+        "camera zooming in",
+    ]
+    family, expected = Family(tmp_path, tmp_path), {"zooms": [1, 3, 5], "pans": [4]}
     for name in expected:
-        steps = DRILLS[name].steps if share < HEARD else 0
+        steps = DRILL_RECIPE.steps if share < HEARD else 0
         assert drill(family, task, name, task.clips.words, motions).steps == steps
     assert drill(family, task, "sideways", task.clips.words, motions).steps == 0  # no such clips
     assert [name for name, _ in seen] == ([f"motion-drill-{name}" for name in expected] if share < HEARD else [])
-    for (_, alone), (rows, blind, undecided) in zip(seen, expected.values(), strict=False):
-        assert (alone.blind, alone.undecided, alone.given) == (blind, undecided, (0.0, 0.0, 0.0))
+    for (_, alone), rows in zip(seen, expected.values(), strict=False):
+        assert (alone.blind, alone.undecided, alone.given) == (0.0, 1.0, (0.0, 0.0, 0.0))
         assert torch.equal(alone.clips.latents, task.clips.latents[rows])
