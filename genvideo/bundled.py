@@ -53,9 +53,10 @@ PICTURES_A_CLIP = 16
 RECIPE = TrainingRecipe(
     steps=12_000, batch_size=4, learning_rate=1e-3, warmup_steps=200, ema_decay=0.998, checkpoint_every=250
 )
-DRILL_RECIPE = replace(RECIPE, steps=600, warmup_steps=30, final_learning_rate_fraction=1.0, ema_decay=0.99)
+DRILL_RECIPE = replace(RECIPE, steps=1200, warmup_steps=30, final_learning_rate_fraction=1.0, ema_decay=0.99)
 HIDING, DRILL_HIDING = 4.0, 8.0  # see `MotionTask`: what shows, little as it is, tells more than words
 OPPOSITE = {"left": "right", "right": "left", "growing": "shrinking", "shrinking": "growing", "in": "out", "out": "in"}
+DRILL = "motion-drill"  # its run folder
 DRILLS = {
     "sideways": ("sliding left", "sliding right", "hopping left", "hopping right"),
     "sizes": ("growing", "shrinking"),
@@ -107,47 +108,49 @@ def train_motion(family: Family) -> Scores:
     recipe = family.recipe(RECIPE)
     if begun is None or begun.rank < RANK:
         begin_with(model, "domain_adapter", discriminants(clips.words, motions, DIRECTIONS))
-    spent = Spent(0, 0.0)
-    if not family.resume and processes().is_main_process:  # a later call is not to go on from drills of an earlier one
-        for name in DRILLS:
-            shutil.rmtree(family.runs / run_of(name), ignore_errors=True)
-    for name in DRILLS:
-        spent += drill(family, task, name, opposite, motions)
-    spent += run_training(family, "motion", task, recipe)
+    if not family.resume and processes().is_main_process:  # this call is not to go on from an earlier one's drill
+        shutil.rmtree(family.runs / DRILL, ignore_errors=True)
+    spent = drill(family, task, opposite, motions) + run_training(family, "motion", task, recipe)
     motion, adapter = deflate(model, motion), lora_of(model, "domain_adapter")
     found = scores_of(backbone, motion, adapter, family)
     return keep(family, MOTION, recipe, spent, found, lambda: save(folder, motion, adapter), shipped)
 
 
-def drill(family: Family, task: MotionTask, name: str, opposite: Tensor, motions: list[str]) -> Spent:
-    """Teach the words of one of DRILLS, from clips where nothing but the words tells it; unless they are heard already.
+def drill(family: Family, task: MotionTask, opposite: Tensor, motions: list[str]) -> Spent:
+    """Teach the words of DRILLS from clips where nothing but the words tells them; unless all are heard already.
 
     Among all motions and all noise levels, thousands of steps do not teach that: the error does not fall until
-    direction, time and place come together, and too few clips are about it.
+    direction, time and place come together, and too few clips are about it. Here each group has an equal share of the
+    clips, also those that are heard: they are forgotten where others are drilled alone.
 
     Args:
         opposite: (n, tokens, d) words that ask each clip for the opposite of its motion.
         motions: n.
     """
-    chosen = torch.tensor([motion in DRILLS[name] for motion in motions])
-    if not chosen.any():
+    places = {
+        name: [place for place, motion in enumerate(motions) if motion in group] for name, group in DRILLS.items()
+    }
+    places = {name: torch.tensor(found) for name, found in places.items() if found}
+    if not places:
         return Spent(0, 0.0)
-    clips, nothing = task.clips.those(chosen), (0.0, 0.0, 0.0)
-    alone = replace(
-        task, clips=clips, blind=0.0, undecided=1.0, hiding=DRILL_HIDING, given=nothing, still=0.0, drop=0.0
-    )
-    share = told_apart(alone, opposite[chosen])
-    sys.stderr.write(f"{name}: the opposite words make the error {share:.1%} larger\n")
-    if share > HEARD:
+    hidden = replace(task, blind=0.0, undecided=1.0, hiding=DRILL_HIDING, given=(0.0, 0.0, 0.0), still=0.0, drop=0.0)
+
+    def least_heard(when: str) -> float:
+        """How well the group is heard that is heard least; all are said."""
+        shares = [told_apart(replace(hidden, clips=task.clips.those(rows)), opposite[rows]) for rows in places.values()]
+        said = ", ".join(f"{name} {share:.1%}" for name, share in zip(places, shares, strict=True))
+        sys.stderr.write(f"{when} the drill opposite words make the error larger by: {said}\n")
+        return min(shares)
+
+    if least_heard("before") > HEARD:
         return Spent(0, 0.0)
+    most = max(len(rows) for rows in places.values())
+    alike = torch.cat([rows.repeat(-(-most // len(rows)))[:most] for rows in places.values()])
     recipe = family.recipe(DRILL_RECIPE)
     recipe = replace(recipe, steps=min(recipe.steps, DRILL_RECIPE.steps))
-    return run_training(family, run_of(name), alone, recipe)
-
-
-def run_of(name: str) -> str:
-    """The run folder of a drill."""
-    return f"motion-drill-{name}"
+    spent = run_training(family, DRILL, replace(hidden, clips=task.clips.those(alike)), recipe)
+    least_heard("after")
+    return spent
 
 
 @torch.no_grad()

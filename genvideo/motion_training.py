@@ -43,7 +43,7 @@ class EncodedClips:
     still_words: Tensor | None = None
 
     def those(self, wanted: Tensor) -> EncodedClips:
-        """The clips of a (n,) bool mask."""
+        """The clips of a (n,) bool mask, or at (m,) places."""
         still_words = None if self.still_words is None else self.still_words[wanted]
         return EncodedClips(self.latents[wanted], self.words[wanted], self.empty, still_words)
 
