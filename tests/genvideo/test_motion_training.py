@@ -129,9 +129,10 @@ def test_noise_hides_blind_clips(flat: Backbone, clips: EncodedClips):
     assert abs(share[blind].mean().item() - 1 / 3) < 0.06  # squares of uniform numbers
 
 
-def test_undecided_clips_show_their_middle_frame(flat: Backbone, clips: EncodedClips):
+@pytest.mark.parametrize("hiding", [2.0, 8.0])
+def test_undecided_clips_show_their_middle_frame(flat: Backbone, clips: EncodedClips, hiding: float):
     """Fully or in part, in the later steps; the target leads to the clip from whatever is seen of it."""
-    task = task_of(flat, clips, undecided=0.4, drop=0.0, given=(0.0, 0.0, 0.0))
+    task = task_of(flat, clips, undecided=0.4, hiding=hiding, drop=0.0, given=(0.0, 0.0, 0.0))
     rows = task.batch(0, torch.arange(500), 500)
     steps, x0 = rows["timesteps"], clips_that_targets_lead_to(task, rows)
     alone = task_of(flat, clips, drop=0.0, given=(0.0, 0.0, 0.0)).batch(0, torch.arange(500), 500)
@@ -147,7 +148,7 @@ def test_undecided_clips_show_their_middle_frame(flat: Backbone, clips: EncodedC
     mixed = own[:, None, None, None, None] * (x0 - middle) + middle
     torch.testing.assert_close(shown, mixed, atol=0.05, rtol=0)
     assert own[undecided].min() > -0.01 and own[undecided].max() < 1.01
-    assert abs(own[undecided].mean().item() - 1 / 3) < 0.06  # squares of uniform numbers
+    assert abs(own[undecided].mean().item() - 1 / (1 + hiding)) < 0.06  # powers of uniform numbers
 
 
 def test_those_clips_alone(flat: Backbone, clips: EncodedClips):
