@@ -3,7 +3,7 @@
 That of the prior learned from 17 stills to 3 frames of clips, in which bodies are smaller. Here its decoder learns on
 from frames of clips alone. The encoder stays as it is, and so does what latents mean: one takes the place of the other,
 as sd-vae-ft-mse does for Stable Diffusion 1.x. It learns from latents that are a little off, as those of generated
-frames are, each in its own way, so that what it makes of them flickers less.
+frames are, each in its own way: what stands still in a clip is to stand still in its frames.
 """
 
 from __future__ import annotations
