@@ -7,22 +7,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from core2d.backbone import Backbone as Backbone
-    from core2d.cameras import Cameras as Cameras
-    from core2d.errors import InputError as InputError
-    from core2d.schedule import NoiseSchedule as NoiseSchedule
-    from core2d.schedule import Prediction as Prediction
-    from core2d.text_to_image import TextToImage as TextToImage
+    from core2d.app.errors import InputError as InputError
+    from core2d.prior.backbone import Backbone as Backbone
+    from core2d.prior.cameras import Cameras as Cameras
+    from core2d.prior.schedule import NoiseSchedule as NoiseSchedule
+    from core2d.prior.schedule import Prediction as Prediction
+    from core2d.systems.text_to_image.pipeline import TextToImage as TextToImage
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "Backbone": "core2d.backbone",
-    "Cameras": "core2d.cameras",
-    "InputError": "core2d.errors",
-    "NoiseSchedule": "core2d.schedule",
-    "Prediction": "core2d.schedule",
-    "TextToImage": "core2d.text_to_image",
+    "Backbone": "core2d.prior.backbone",
+    "Cameras": "core2d.prior.cameras",
+    "InputError": "core2d.app.errors",
+    "NoiseSchedule": "core2d.prior.schedule",
+    "Prediction": "core2d.prior.schedule",
+    "TextToImage": "core2d.systems.text_to_image.pipeline",
 }
 
 

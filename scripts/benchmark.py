@@ -12,15 +12,15 @@ from __future__ import annotations
 
 import sys
 
-import _suite_mesh_speed as mesh
-import _suite_nerf_speed as nerf
-import _suite_prior_speed as prior
-import _suite_video_speed as video
-import _suite_zero123_speed as zero123
-from _measure import ROOT
-from _suite import follow, suite_parser
+from measure import mesh_speed as mesh
+from measure import nerf_speed as nerf
+from measure import prior_speed as prior
+from measure import video_speed as video
+from measure import zero123_speed as zero123
+from measure.measure import ROOT
+from measure.suite import follow, suite_parser
 
-from core2d.run import main_guard
+from core2d.app.program import main_guard
 
 SUITES = {"prior": prior.SUITE, "mesh": mesh.SUITE, "nerf": nerf.SUITE, "zero123": zero123.SUITE,
           "video": video.SUITE}  # fmt: skip

@@ -17,16 +17,16 @@ import argparse
 import sys
 from pathlib import Path
 
-import _suite_mesh_quality as mesh
-import _suite_nerf_quality as nerf
-import _suite_prior_quality as prior
-import _suite_video_quality as video
-import _suite_zero123_quality as zero123
-from _measure import ROOT
-from _suite import REPORTING_SEED, follow, suite_parser
+from measure import mesh_quality as mesh
+from measure import nerf_quality as nerf
+from measure import prior_quality as prior
+from measure import video_quality as video
+from measure import zero123_quality as zero123
+from measure.measure import ROOT
+from measure.suite import REPORTING_SEED, follow, suite_parser
 
-from core2d.errors import InputError
-from core2d.run import main_guard
+from core2d.app.errors import InputError
+from core2d.app.program import main_guard
 from core2d.toybox import world
 
 MODULES = {"prior": prior, "mesh": mesh, "nerf": nerf, "zero123": zero123, "video": video}

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-from _measure import (
+from measure.measure import (
     ROOT,
     Item,
     Numbers,
@@ -48,10 +48,12 @@ from _measure import (
     source_of,
     split_folder,
 )
-from _toybox_photographs import write_photographs
+from measure.toybox_photographs import write_photographs
 
-from core2d.errors import InputError
-from core2d.run import machine, main_guard, remove, write_json
+from core2d.app.errors import InputError
+from core2d.app.outputs import remove, write_json
+from core2d.app.program import main_guard
+from core2d.app.provenance import machine
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -135,7 +137,7 @@ def kernels() -> Numbers:
     from triton.runtime import driver
     from triton.testing import do_bench, do_bench_cudagraph, get_dram_gbps, get_max_simd_tflops
 
-    from core2d.raster import rasterize
+    from core2d.kernels.raster import rasterize
 
     device = torch.cuda.current_device()
     active: Any = driver.active
@@ -167,7 +169,7 @@ def kernels() -> Numbers:
 
 
 def raster_work(clip: Tensor, faces: Tensor, face_offsets: Tensor, side: int) -> tuple[int, int]:
-    """Bytes and FLOP of the floors in `core2d/raster/triton_kernel.py`, for pictures of side x side pixels.
+    """Bytes and FLOP of the floors in `core2d/kernels/raster/triton_kernel.py`, for pictures of side x side pixels.
 
     Args:
         clip: (v, 4), all in front of the camera.
@@ -175,7 +177,7 @@ def raster_work(clip: Tensor, faces: Tensor, face_offsets: Tensor, side: int) ->
     """
     import torch
 
-    from core2d.raster.triton_kernel import TILE
+    from core2d.kernels.raster.triton_kernel import TILE
 
     x, y, _, w = clip.unbind(1)  # (v,) each
     if w.amin() <= 0:

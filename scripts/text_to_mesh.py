@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from core2d import Backbone
-from core2d.media import save_image
-from core2d.run import main_guard
+from core2d.app.program import main_guard
+from core2d.media.pictures import save_image
+from gen3d.dreamfusion.pipeline import text_to_mesh
+from gen3d.dreamfusion.recipe import QUALITIES
 from gen3d.mesh import load_mesh, render_mesh, save_mesh
-from gen3d.pictures import around
-from gen3d.recipes import QUALITIES
-from gen3d.text_to_mesh import text_to_mesh
+from gen3d.results.pictures import around
 
 
 def main(prompt: str = "a red mug", output: str = "mug.glb") -> None:

@@ -6,10 +6,10 @@ The command `genvideo text-to-video` does the same and more: see its --help.
 import sys
 from pathlib import Path
 
-from core2d.media import image_grid, save_image, to_uint8
-from core2d.run import main_guard
-from core2d.videos import write_video
-from genvideo.animatediff import AnimateDiff
+from core2d.app.program import main_guard
+from core2d.media.pictures import image_grid, save_image, to_uint8
+from core2d.media.videos import write_video
+from genvideo.animatediff.pipeline import AnimateDiff
 
 
 def main(prompt: str = "a red mug spinning clockwise", output: str = "mug.mp4") -> None:

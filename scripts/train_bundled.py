@@ -12,13 +12,13 @@ import argparse
 import json
 from pathlib import Path
 
+from core2d.app.program import main_guard
+from core2d.app.registry import assets_folder
 from core2d.bundled import stages
 from core2d.bundled.stages import Family, state_of
-from core2d.models import assets_folder
-from core2d.run import main_guard
-from gen3d.bundled import MATTING, ZERO123
-from genvideo.bundled import FRAME_JUDGE, MOTION
-from genvideo.video_vae import VIDEO_VAE
+from gen3d.toybox.bundled import MATTING, ZERO123
+from genvideo.toybox.bundled import FRAME_JUDGE, MOTION
+from genvideo.toybox.video_vae import VIDEO_VAE
 
 STAGES = {**stages.STAGES, **{stage.name: stage for stage in (ZERO123, MATTING, FRAME_JUDGE, VIDEO_VAE, MOTION)}}
 

@@ -6,9 +6,9 @@ A table stands between `<!-- NAME -->` and `<!-- /NAME -->`, where NAME is a res
 import json
 import re
 
-from _measure import ROOT, say, table
+from measure.measure import ROOT, say, table
 
-from core2d.run import atomic_path
+from core2d.app.outputs import atomic_path
 
 
 def with_tables(text: str, tables: dict[str, str]) -> str:

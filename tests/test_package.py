@@ -128,7 +128,7 @@ def test_a_wheel_holds_the_packages_the_assets_and_nothing_else(wheel: Path):
 
 def test_the_bundled_models_are_found_in_a_checkout_and_in_a_wheel(wheel: Path, tmp_path: Path):
     program = (
-        "import json; from core2d.models import assets_folder, bundled, resolve\n"
+        "import json; from core2d.app.registry import assets_folder, bundled, resolve\n"
         "models = bundled()\n"
         "assert all(resolve(name) == folder for name, folder in models.items())\n"
         "print(json.dumps([str(assets_folder()), sorted(models)]))"

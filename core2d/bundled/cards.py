@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from core2d.run import atomic_path
+from core2d.app.outputs import atomic_path
 from core2d.toybox import world
 
 ABOUT = {

@@ -11,10 +11,10 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
 
 from core2d.bundled.world import picture_rows
-from core2d.contrastive import ContrastiveTask
 from core2d.toybox import captions
 from core2d.toybox.dataset import Pictures
-from core2d.training import TrainingRecipe
+from core2d.training.contrastive import ContrastiveTask
+from core2d.training.loop import TrainingRecipe
 
 LENGTH = 32  # tokens of a caption, start and end included
 WIDTH = 128

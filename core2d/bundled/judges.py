@@ -12,14 +12,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core2d.run import atomic_path, write_json
+from core2d.app.outputs import atomic_path, write_json
 from core2d.toybox import world
 from core2d.toybox.clips import draw_clips, words_of
 from core2d.toybox.dataset import Pictures, draw, to_bytes
 from core2d.toybox.judge import REJECT, MotionJudge, PictureJudge
 from core2d.toybox.rejects import draw_rejects
 from core2d.toybox.scene import frame, still
-from core2d.training import TrainingRecipe, step_generator
+from core2d.training.loop import TrainingRecipe, step_generator
 
 SEED = world.JUDGE_SEEDS[0]
 ANSWER_WEIGHTS = (1.0, 1.0, 2.0, 2.0)  # class, colour, view, azimuth: the last two are seldom labelled

@@ -14,15 +14,15 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from core2d.backbone import Backbone
 from core2d.bundled.clip import WIDTH
-from core2d.camera_token import CameraToken
-from core2d.denoising import Denoiser, DenoisingTask
-from core2d.models.families import StableDiffusion
-from core2d.models.loading import load_model
-from core2d.schedule import NoiseSchedule
+from core2d.files.loading import load_model
+from core2d.prior.backbone import Backbone
+from core2d.prior.camera_token import CameraToken
+from core2d.prior.families import StableDiffusion
+from core2d.prior.schedule import NoiseSchedule
 from core2d.toybox.dataset import Pictures
-from core2d.training import TrainingRecipe
+from core2d.training.latent_diffusion import Denoiser, DenoisingTask
+from core2d.training.loop import TrainingRecipe
 
 CHANNELS = (64, 112)
 RECIPE = TrainingRecipe(

@@ -15,8 +15,8 @@ from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
 from core2d.bundled.clip import normalise, tokenise
-from core2d.cameras import degrees, orbit
-from core2d.text_to_image import TextToImage
+from core2d.prior.cameras import degrees, orbit
+from core2d.systems.text_to_image.pipeline import TextToImage
 from core2d.toybox import captions, world
 from core2d.toybox.dataset import azimuth_bin, labels_of, mixed_scene, to_bytes
 from core2d.toybox.judge import CLIP_FRAMES, REJECT, MotionJudge, PictureJudge

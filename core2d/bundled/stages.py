@@ -20,17 +20,18 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
+from core2d.app.errors import InputError
+from core2d.app.outputs import atomic_path, write_json
+from core2d.app.provenance import machine
 from core2d.bundled import clip, judges, prior, scores, vae
 from core2d.bundled.cards import write_card
 from core2d.bundled.world import training_pictures
-from core2d.denoising import Denoiser
-from core2d.errors import InputError
-from core2d.models.loading import load_model, save_model
-from core2d.run import atomic_path, machine, write_json
-from core2d.text_to_image import TextToImage
+from core2d.files.loading import load_model, save_model
+from core2d.systems.text_to_image.pipeline import TextToImage
 from core2d.toybox import world
 from core2d.toybox.judge import MotionJudge, PictureJudge, load_motion_judge, load_picture_judge
-from core2d.training import Task, TrainingRecipe, train
+from core2d.training.latent_diffusion import Denoiser
+from core2d.training.loop import Task, TrainingRecipe, train
 
 Judge = TypeVar("Judge", PictureJudge, MotionJudge)
 

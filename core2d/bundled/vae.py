@@ -12,11 +12,11 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 from transformers import CLIPModel
 
-from core2d.autoencoder import AutoencoderTask
 from core2d.bundled.world import picture_rows
-from core2d.models.loading import load_model
+from core2d.files.loading import load_model
 from core2d.toybox.dataset import Pictures
-from core2d.training import TrainingRecipe
+from core2d.training.autoencoder import AutoencoderTask
+from core2d.training.loop import TrainingRecipe
 
 CHANNELS = (24, 48, 64, 64)
 RECIPE = TrainingRecipe(

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from core2d.errors import InputError
+from core2d.app.errors import InputError
 
 Shape = Literal["linear", "sqrt"]
 Range = tuple[float, float]

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from core2d.backbone import Denoiser
-from core2d.cameras import Cameras
-from core2d.errors import InputError
+from core2d.app.errors import InputError
+from core2d.prior.backbone import Denoiser
+from core2d.prior.cameras import Cameras
 
 Info = dict[str, Tensor]  # detached; "t" and "gradient_norm" (b,) of every guidance here
 

@@ -10,13 +10,13 @@ guidance: four rows of the network for each image.
 import torch
 from torch import Tensor
 
-from core2d.backbone import Denoiser, rescale_contrast
-from core2d.cameras import Cameras
-from core2d.errors import InputError
+from core2d.app.errors import InputError
 from core2d.guidance.sds import ScoreDistillation, ScoreDistillationConfig
 from core2d.guidance.view_prompts import is_overhead, view_weights
-from core2d.models.families import TextCondition
-from core2d.schedule import Prediction
+from core2d.prior.backbone import Denoiser, rescale_contrast
+from core2d.prior.cameras import Cameras
+from core2d.prior.condition import TextCondition
+from core2d.prior.schedule import Prediction
 
 # f(r) = a exp(-b r) + c, the published curves as threestudio ships them. All but the last fall to 0 at r = 1.
 FRONT_NEAR_FRONT = (4.0, 0.5, -2.426)  # between front and side, r = share of front

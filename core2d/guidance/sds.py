@@ -17,15 +17,15 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from core2d.backbone import Denoiser
-from core2d.cameras import Cameras
-from core2d.errors import InputError
+from core2d.app.errors import InputError
 from core2d.guidance.annealing import TimeRange
 from core2d.guidance.base import Info, images_for, loss_of, require_finite
 from core2d.guidance.view_prompts import ViewPrompts
-from core2d.models.families import TextCondition
-from core2d.schedule import Prediction
-from core2d.training import step_seed
+from core2d.prior.backbone import Denoiser
+from core2d.prior.cameras import Cameras
+from core2d.prior.condition import TextCondition
+from core2d.prior.schedule import Prediction
+from core2d.training.loop import step_seed
 
 NOISE_STREAM = 1  # so that cameras which a caller draws from (seed, step) have nothing to do with our noise
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from core2d.backbone import Denoiser
-from core2d.cameras import Cameras
-from core2d.errors import InputError
-from core2d.models.families import TextCondition
+from core2d.app.errors import InputError
+from core2d.prior.backbone import Denoiser
+from core2d.prior.cameras import Cameras
+from core2d.prior.condition import TextCondition
 
 VIEWS = ("front", "side", "back", "overhead")
 OVERHEAD_ABOVE = math.radians(60.0)  # elevation

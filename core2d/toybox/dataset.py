@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from core2d.run import atomic_path
+from core2d.app.outputs import atomic_path
 from core2d.toybox import world
 from core2d.toybox.render import render
 from core2d.toybox.scene import Scene, moment, still

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core2d.models import assets_folder
+from core2d.app.registry import assets_folder
 from core2d.toybox import world
 
 REJECT = len(world.CLASS_NAMES)  # the class answer for what is no object of this world

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-from core2d.raster.numba_kernel import rasterize_arrays
+from core2d.kernels.raster.numba_kernel import rasterize_arrays
 from core2d.toybox import world
 from core2d.toybox.parts import MAIN
 from core2d.toybox.primitives import bank

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from core2d.cameras import colmap_to_opengl
-from core2d.errors import InputError
+from core2d.app.errors import InputError
+from core2d.prior.cameras import colmap_to_opengl
 from gen3d.data.lenses import Lens
 from gen3d.data.pictures import Description, Frame, refuse_pointer
 

@@ -16,8 +16,8 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
-from core2d.errors import InputError
-from core2d.media import to_uint8
+from core2d.app.errors import InputError
+from core2d.media.pictures import to_uint8
 from gen3d.data.pictures import UnreadablePicture, read_picture
 
 Foreground = Literal["auto", "alpha", "mask", "plain", "rembg"]

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from core2d.cameras import llff_to_opengl
-from core2d.errors import InputError
+from core2d.app.errors import InputError
+from core2d.prior.cameras import llff_to_opengl
 from gen3d.data.lenses import Lens
 from gen3d.data.pictures import Description, Frame, pictures_in, refuse_pointer
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from core2d.errors import InputError
+from core2d.app.errors import InputError
 from gen3d.data.lenses import Lens, Model
 from gen3d.data.pictures import SUFFIXES, Description, Frame, Split, refuse_pointer
 

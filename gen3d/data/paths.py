@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core2d.errors import InputError
-from core2d.media import LARGEST_PICTURE
+from core2d.app.errors import InputError
+from core2d.media.pictures import LARGEST_PICTURE
 from gen3d.data.lenses import Lens
 from gen3d.data.nerfstudio import frames_of, read_json
 from gen3d.data.pictures import Frame, picture_sizes

@@ -11,8 +11,8 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageOps
 
-from core2d.errors import InputError
-from core2d.media import LARGEST_PICTURE
+from core2d.app.errors import InputError
+from core2d.media.pictures import LARGEST_PICTURE
 from gen3d.data.lenses import Lens
 
 Split = Literal["train", "val", "test"]

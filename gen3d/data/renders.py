@@ -17,9 +17,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from core2d.cameras import look_at
-from core2d.errors import InputError
-from core2d.run import atomic_path
+from core2d.app.errors import InputError
+from core2d.app.outputs import atomic_path
+from core2d.prior.cameras import look_at
 from gen3d.data.pictures import UnreadablePicture, is_pointer, read_picture
 from gen3d.data.single_picture import resample
 

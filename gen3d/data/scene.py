@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from core2d.errors import InputError
+from core2d.app.errors import InputError
 from gen3d.data import blender, colmap, llff, nerfstudio
 from gen3d.data.lenses import Lens
 from gen3d.data.pictures import (

@@ -13,7 +13,7 @@ from PIL import Image
 from scipy import ndimage, sparse
 from torch import Tensor
 
-from core2d.errors import InputError
+from core2d.app.errors import InputError
 from gen3d.data.foreground import WAYS, Foreground, Matting, covers, find, foreground_box, read_pixels
 from gen3d.data.pictures import FORMATS
 

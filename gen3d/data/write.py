@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 
 import gen3d
-from core2d.errors import InputError
-from core2d.run import atomic_path, check_output, write_json
+from core2d.app.errors import InputError
+from core2d.app.outputs import atomic_path, check_output, write_json
 from gen3d.data.lenses import Lens
 from gen3d.data.nerfstudio import NAME, SPLITS
 from gen3d.data.pictures import read_mask, shrink_mask

@@ -8,7 +8,7 @@ import numpy as np
 import trimesh
 from fast_simplification import simplify
 
-from core2d.errors import InputError
+from core2d.app.errors import InputError
 from gen3d.mesh import topology
 
 SHRINK, GROW = 0.5, -0.53  # Taubin's lambda and mu: frequencies below 1 / 0.5 - 1 / 0.53 = 0.11 keep their size

@@ -13,7 +13,7 @@ from skimage.filters import threshold_otsu
 from skimage.measure import marching_cubes
 from torch import Tensor
 
-from core2d.errors import InputError
+from core2d.app.errors import InputError
 
 Density = Callable[[Tensor], Tensor]  # points (n, 3) to densities (n,) in 1 / metre
 

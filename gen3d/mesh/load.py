@@ -9,8 +9,8 @@ import numpy as np
 import torch
 import trimesh
 
-from core2d.cameras import gltf_to_world
-from core2d.errors import InputError
+from core2d.app.errors import InputError
+from core2d.prior.cameras import gltf_to_world
 from gen3d.mesh.export import linear, srgb
 from gen3d.mesh.mesh import TexturedMesh
 from gen3d.mesh.topology import merge_positions

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, grid_sample, normalize
 
-from core2d.cameras import Cameras
-from core2d.raster import Fragments, interpolate, rasterize
+from core2d.kernels.raster import Fragments, interpolate, rasterize
+from core2d.prior.cameras import Cameras
 from core2d.toybox.light import lit
 from gen3d.mesh.mesh import TexturedMesh
 

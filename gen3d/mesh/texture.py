@@ -10,8 +10,8 @@ import torch
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
-from core2d.errors import InputError
-from core2d.raster import Fragments, interpolate, rasterize
+from core2d.app.errors import InputError
+from core2d.kernels.raster import Fragments, interpolate, rasterize
 from gen3d.mesh import topology
 
 Color = Callable[[Tensor], Tensor]  # points (n, 3) to sRGB colours (n, 3) in [0, 1]

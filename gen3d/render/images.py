@@ -8,7 +8,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from core2d.cameras import Cameras
+from core2d.prior.cameras import Cameras
 from gen3d.fields.contract import Field
 from gen3d.render.occupancy import OccupancyGrid
 from gen3d.render.volume import Background, Shader, render_rays

@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from core2d.backbone import Backbone, rescale_contrast
-from core2d.camera_token import CameraToken, camera_features
-from core2d.errors import InputError
-from core2d.models.families import TextCondition
+from core2d.app.errors import InputError
+from core2d.prior.backbone import Backbone, rescale_contrast
+from core2d.prior.camera_token import CameraToken, camera_features
+from core2d.prior.condition import TextCondition
 
 FAMILIES = ["sd1", "sd2", "sdxl", "pixart"]
 
@@ -44,7 +44,7 @@ def edit_json(path: Path, **changes) -> None:
 
 
 def views(*azimuths: float) -> SimpleNamespace:
-    """What of `core2d.cameras.Cameras` a camera token needs."""
+    """What of `core2d.prior.cameras.Cameras` a camera token needs."""
     azimuth = torch.tensor(azimuths)
     return SimpleNamespace(
         azimuth=azimuth, elevation=torch.full_like(azimuth, 0.3), radius=torch.full_like(azimuth, 2.0)
@@ -205,7 +205,7 @@ def test_text_is_encoded_once(folder: Path, monkeypatch):
     rows = backbone.encode_text(["a dog", "", "a dog"])
     assert calls == ["a dog", ""]
     assert torch.equal(rows.tokens[0], rows.tokens[2]) and not rows.tokens.requires_grad
-    monkeypatch.setattr("core2d.backbone.CACHED_PROMPTS", 2)
+    monkeypatch.setattr("core2d.prior.backbone.CACHED_PROMPTS", 2)
     backbone.encode_text(["a car"])
     backbone.encode_text([""])
     assert calls == ["a dog", "", "a car"]  # the oldest gave way

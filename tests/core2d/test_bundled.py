@@ -18,24 +18,24 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-import gen3d.bundled
-import gen3d.matting_training
-import genvideo.bundled
-import genvideo.video_vae
+import gen3d.toybox.bundled
+import gen3d.toybox.matting_task
+import genvideo.toybox.bundled
+import genvideo.toybox.video_vae
 from core2d.bundled import clip, judges, prior, scores, stages, vae
 from core2d.bundled.cards import ABOUT
 from core2d.bundled.world import picture_rows, training_pictures
-from core2d.schedule import NoiseSchedule
-from core2d.text_to_image import TextToImage
+from core2d.prior.schedule import NoiseSchedule
+from core2d.systems.text_to_image.pipeline import TextToImage
 from core2d.toybox import captions, world
 from core2d.toybox import clips as toybox_clips
 from core2d.toybox.dataset import Pictures, azimuth_bin, labels_of, mixed_scene
 from core2d.toybox.judge import REJECT, MotionJudge, PictureJudge, Verdict, load_picture_judge
 from core2d.toybox.scene import moment, still
-from core2d.training import TrainingResult
-from gen3d.bundled import MATTING, ZERO123
-from genvideo.bundled import FRAME_JUDGE, MOTION
-from genvideo.video_vae import VIDEO_VAE
+from core2d.training.loop import TrainingResult
+from gen3d.toybox.bundled import MATTING, ZERO123
+from genvideo.toybox.bundled import FRAME_JUDGE, MOTION
+from genvideo.toybox.video_vae import VIDEO_VAE
 
 
 @pytest.fixture(scope="module")
@@ -395,15 +395,15 @@ def test_all_stages_in_miniature(
     rising("reconstruction_scores", count=16)
     monkeypatch.setattr(scores, "vae_scores", partial(scores.vae_scores, count=16))
     rising("clip_scores", rounds=1)
-    monkeypatch.setattr(genvideo.bundled, "judge_scores", partial(scores.judge_scores, count=16, rejects=8))
+    monkeypatch.setattr(genvideo.toybox.bundled, "judge_scores", partial(scores.judge_scores, count=16, rejects=8))
     rising("judge_scores", count=16, rejects=8)
     rising("motion_judge_scores", count=32, size=16)
     rising("prior_scores")
-    monkeypatch.setattr(gen3d.bundled, "STEPS", 2)
-    monkeypatch.setattr(gen3d.matting_training, "SCORED", 8)
-    monkeypatch.setattr(genvideo.bundled, "SCORED", 2)
-    monkeypatch.setattr(genvideo.video_vae, "SCORED", 8)
-    monkeypatch.setattr(gen3d.bundled, "cases", partial(gen3d.bundled.cases, count=2, held_out=1))
+    monkeypatch.setattr(gen3d.toybox.bundled, "STEPS", 2)
+    monkeypatch.setattr(gen3d.toybox.matting_task, "SCORED", 8)
+    monkeypatch.setattr(genvideo.toybox.bundled, "SCORED", 2)
+    monkeypatch.setattr(genvideo.toybox.video_vae, "SCORED", 8)
+    monkeypatch.setattr(gen3d.toybox.bundled, "cases", partial(gen3d.toybox.bundled.cases, count=2, held_out=1))
     assets, runs = tmp_path / "assets", tmp_path / "runs"
     main = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "train_bundled.py"))["main"]
 

@@ -8,10 +8,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core2d import cameras
-from core2d.camera_token import camera_features
-from core2d.cameras import Cameras, gltf_to_world, look_at, mvdream_numbers, opengl_to_opencv, orbit, relative_view
-from core2d.cameras import degrees as to_radians
+from core2d.prior import cameras
+from core2d.prior.camera_token import camera_features
+from core2d.prior.cameras import (
+    Cameras,
+    gltf_to_world,
+    look_at,
+    mvdream_numbers,
+    opengl_to_opencv,
+    orbit,
+    relative_view,
+)
+from core2d.prior.cameras import degrees as to_radians
 from core2d.toybox import world
 from core2d.toybox.dataset import camera_numbers
 from core2d.toybox.render import camera_to_world

@@ -14,8 +14,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from core2d import cli, recipes
-from core2d.errors import InputError
+from core2d.__main__ import main
+from core2d.app import program as cli
+from core2d.app import recipe as recipes
+from core2d.app.errors import InputError
+from core2d.systems.text_to_image.recipe import TextToImageRecipe
 
 BIN = Path(sys.executable).parent
 HELP = {
@@ -60,8 +63,8 @@ def test_help_comes_within_half_a_second(words: str):
 
 def test_arguments_are_read_without_the_heavy_libraries():
     program = (
-        "import sys; from core2d import cli, recipes\n"
-        "try: cli.main(['text-to-image', 'a', '-o', 'a.png', '--steps', '0'])\n"
+        "import sys; from core2d.__main__ import main\n"
+        "try: main(['text-to-image', 'a', '-o', 'a.png', '--steps', '0'])\n"
         "except SystemExit: print(*{'torch', 'numpy', 'diffusers', 'transformers', 'PIL'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -134,7 +137,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
 ):
     before = sorted(crowded.rglob("*"))
     with pytest.raises(SystemExit) as leaving:
-        cli.main(words)
+        main(words)
     printed = capfd.readouterr()
     assert leaving.value.code == 2
     assert printed.err.startswith("error: ") and printed.err.count("\n") == 1 and reason in printed.err
@@ -178,8 +181,18 @@ def greet(recipe: GreetRecipe) -> cli.Result:
     return [Path(f"{recipe.name}.txt")], {"letters": len(recipe.name)}
 
 
+class Greeting(cli.Command):
+    """A command whose recipe and function stand here."""
+
+    def recipe_type(self) -> type:
+        return GreetRecipe
+
+    def follow(self, recipe: GreetRecipe) -> cli.Outcome:
+        return cli.Outcome(*greet(recipe))
+
+
 def run_greet(*words: str) -> None:
-    cli.run_program("hello", "A program.", {"greet": (GreetRecipe, greet)}, ["greet", *words])
+    cli.run_program("hello", "A program.", {"greet": Greeting("", "")}, ["greet", *words])
 
 
 def test_stdout_is_one_object_whatever_the_libraries_print(capsys: pytest.CaptureFixture[str]):
@@ -206,10 +219,10 @@ def test_models_are_listed_with_size_and_card(
     (tmp_path / "toybox-x" / "README.md").write_text(
         "---\nlicense: apache-2.0\n# not me\n---\n\n# The X model\n\nMore.\n"
     )
-    monkeypatch.setattr("core2d.models.bundled", lambda: {"toybox-x": tmp_path / "toybox-x"})
-    cli.main(["models"])
+    monkeypatch.setattr("core2d.app.registry.bundled", lambda: {"toybox-x": tmp_path / "toybox-x"})
+    main(["models"])
     assert capsys.readouterr().out == "toybox-x: megabytes 4, card The X model\n"
-    cli.main(["models", "--json"])
+    main(["models", "--json"])
     found = json.loads(capsys.readouterr().out)
     assert found["metrics"] == {"toybox-x": {"megabytes": 4.0, "card": "The X model"}} and found["seed"] is None
 
@@ -223,5 +236,5 @@ def test_models_are_listed_with_size_and_card(
     ],
 )
 def test_prompts_may_stand_anywhere(words: Sequence[str]):
-    recipe = cli.read_recipe(recipes.TextToImageRecipe, "core2d text-to-image", words[1:])
-    assert recipe == recipes.TextToImageRecipe(prompts=("a red mug",), output=Path("out.png"))
+    recipe = cli.read_recipe(TextToImageRecipe, "core2d text-to-image", words[1:])
+    assert recipe == TextToImageRecipe(prompts=("a red mug",), output=Path("out.png"))

@@ -9,18 +9,18 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from core2d.backbone import Backbone, Camera, Denoiser, Generators, rescale_contrast
-from core2d.camera_token import camera_features
-from core2d.cameras import Cameras, orbit
-from core2d.errors import InputError
+from core2d.app.errors import InputError
 from core2d.guidance import PerpNegDistillation, ScoreDistillation, ScoreDistillationConfig, TimeRange, ViewPrompts
 from core2d.guidance.base import loss_of
 from core2d.guidance.perp_neg import negative_weights, perpendicular
 from core2d.guidance.view_prompts import mix, view_weights, view_windows
-from core2d.models.families import TextCondition
-from core2d.oracle import OracleBackbone
-from core2d.schedule import NoiseSchedule, PredictionType
-from core2d.training import step_seed
+from core2d.prior.backbone import Backbone, Camera, Denoiser, Generators, rescale_contrast
+from core2d.prior.camera_token import camera_features
+from core2d.prior.cameras import Cameras, orbit
+from core2d.prior.condition import TextCondition
+from core2d.prior.oracle import OracleBackbone
+from core2d.prior.schedule import NoiseSchedule, PredictionType
+from core2d.training.loop import step_seed
 
 STEPS = 1000
 PROMPT = "a red mug"

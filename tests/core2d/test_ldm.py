@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from core2d.models.ldm import (
+from core2d.files.ldm import (
     clip_vision_config_of,
     clip_vision_on_meta,
     clip_vision_to_openai,
@@ -24,7 +24,7 @@ from core2d.models.ldm import (
     vae_on_meta,
     vae_to_ldm,
 )
-from core2d.models.manifests import UNET_CONFIGS, VAE_CONFIG, Manifest, manifest_of
+from core2d.files.manifests import UNET_CONFIGS, VAE_CONFIG, Manifest, manifest_of
 
 VIT_L_14: dict[str, Any] = dict(
     hidden_size=1024,

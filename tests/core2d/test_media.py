@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from core2d import media
-from core2d.errors import InputError
-from core2d.run import IMAGE_SUFFIXES
+from core2d.app.errors import InputError
+from core2d.app.outputs import IMAGE_SUFFIXES
+from core2d.media import pictures as media
 
 
 def noise(*shape: int) -> np.ndarray:

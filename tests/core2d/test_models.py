@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-import core2d.models
-from core2d.errors import InputError
-from core2d.models import assets_folder, bundled, resolve
-from core2d.models.manifests import UNET_CONFIGS, compare_keys, unet_manifest, vae_manifest
+import core2d.app.registry
+from core2d.app.errors import InputError
+from core2d.app.registry import assets_folder, bundled, resolve
+from core2d.files.manifests import UNET_CONFIGS, compare_keys, unet_manifest, vae_manifest
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of an imaginary installation of core2d."""
     folder = tmp_path / "site" / "core2d"
     (folder / "models").mkdir(parents=True)
-    monkeypatch.setattr(core2d.models, "__file__", str(folder / "models" / "__init__.py"))
+    monkeypatch.setattr(core2d.app.registry, "__file__", str(folder / "models" / "__init__.py"))
     return folder
 
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
-from core2d.autoencoder import AutoencoderTask, kl_loss, perceptual_loss, reconstruction_loss
-from core2d.camera_token import CameraToken
-from core2d.contrastive import ContrastiveTask, contrastive_loss
-from core2d.denoising import Denoiser, DenoisingTask
-from core2d.schedule import NoiseSchedule
-from core2d.training import Task
+from core2d.prior.camera_token import CameraToken
+from core2d.prior.schedule import NoiseSchedule
+from core2d.training.autoencoder import AutoencoderTask, kl_loss, perceptual_loss, reconstruction_loss
+from core2d.training.contrastive import ContrastiveTask, contrastive_loss
+from core2d.training.latent_diffusion import Denoiser, DenoisingTask
+from core2d.training.loop import Task
 
 COUNT, BATCH = 40, 16
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from core2d.errors import InputError
-from core2d.oracle import STABLE_DIFFUSION_SCHEDULE, OracleBackbone
-from core2d.text_to_image import TextToImage
+from core2d.app.errors import InputError
+from core2d.prior.oracle import STABLE_DIFFUSION_SCHEDULE, OracleBackbone
+from core2d.systems.text_to_image.pipeline import TextToImage
 
 CAPTIONS = ["a red mug, seen from the front", "a red mug, seen from the back", "a blue chair", "a red chair"]
 

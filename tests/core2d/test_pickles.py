@@ -20,8 +20,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from core2d.errors import InputError
-from core2d.models.pickles import read_state, read_tensors
+from core2d.app.errors import InputError
+from core2d.files.pickles import read_state, read_tensors
 
 NEW_DTYPES = (torch.uint16, torch.uint32, torch.uint64, torch.float8_e4m3fn, torch.float8_e5m2)
 DTYPES = [

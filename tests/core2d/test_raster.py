@@ -11,8 +11,8 @@ from helpers.raster_scenes import Scene, cast_rays, jittered_grid, soup
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core2d import raster
-from core2d.raster import Fragments, interpolate, rasterize, torch_twin
+from core2d.kernels import raster
+from core2d.kernels.raster import Fragments, interpolate, rasterize, torch_twin
 
 BACKENDS = pytest.mark.parametrize("backend", ["torch", "numba"])
 
@@ -225,10 +225,10 @@ def test_the_environment_forces_a_backend(monkeypatch: pytest.MonkeyPatch) -> No
 def test_drawing_on_a_cpu_never_imports_triton() -> None:
     program = (
         "import sys, torch; before = 'triton' in sys.modules\n"
-        "from core2d.raster import rasterize\n"
+        "from core2d.kernels.raster import rasterize\n"
         "for backend in ('auto', 'torch', 'numba'):\n"
         "    rasterize(torch.ones(3, 4), torch.tensor([[0, 1, 2]]), torch.tensor([0, 1]), 4, 4, backend)\n"
         "assert before or 'triton' not in sys.modules\n"
     )
-    folder = raster.__path__[0].removesuffix("/core2d/raster")
+    folder = raster.__path__[0].removesuffix("/core2d/kernels/raster")
     subprocess.run([sys.executable, "-c", program], cwd=folder, check=True, timeout=120)

@@ -10,7 +10,7 @@ from helpers.raster_interpreted import distance, scenes
 from helpers.raster_scenes import Scene, soup
 from helpers.triton_subprocess import ROOT, TRITON_MISSING, WHY_MISSING, compile_ahead, run_interpreted
 
-from core2d.raster import Fragments, rasterize
+from core2d.kernels.raster import Fragments, rasterize
 
 needs_triton = pytest.mark.skipif(TRITON_MISSING, reason=WHY_MISSING)
 TABLE = {"corners": "*fp32", "boxes": "*i32", "count": "i32", "height": "i32", "width": "i32"}
@@ -35,7 +35,7 @@ def test_the_kernel_equals_the_twin_in_the_interpreter() -> None:
 def test_the_kernels_compile_ahead_of_time(kernel: str) -> None:
     signature, constants, warps = KERNELS[kernel]
     options = {"num_warps": warps, "enable_fp_fusion": False}
-    built = compile_ahead("core2d.raster.triton_kernel", kernel, signature, constants, **options)
+    built = compile_ahead("core2d.kernels.raster.triton_kernel", kernel, signature, constants, **options)
     assert set(built) == {"80", "90"}
     assert all(sizes["ptx"] > 1000 and sizes["cubin"] > 1000 for sizes in built.values())
 
@@ -43,7 +43,7 @@ def test_the_kernels_compile_ahead_of_time(kernel: str) -> None:
 @needs_triton
 def test_tensors_on_the_cpu_are_refused() -> None:
     program = (
-        "import torch; from core2d.raster import rasterize\n"
+        "import torch; from core2d.kernels.raster import rasterize\n"
         "rasterize(torch.ones(3, 4), torch.tensor([[0, 1, 2]]), torch.tensor([0, 1]), 4, 4, 'triton')\n"
     )
     result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from core2d import run
-from core2d.errors import InputError
+from core2d.app import devices, outputs, program
+from core2d.app import runs as run
+from core2d.app.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ def names(folder: Path) -> list[str]:
 
 def test_a_file_appears_only_when_it_is_whole(tmp_path: Path):
     target = tmp_path / "a" / "b" / "mug.glb"
-    with run.atomic_path(target) as temporary:
+    with outputs.atomic_path(target) as temporary:
         assert temporary.parent == target.parent and temporary.suffix == ".glb"
         temporary.write_text("half")
         assert not target.exists()
@@ -43,7 +44,7 @@ def test_a_file_appears_only_when_it_is_whole(tmp_path: Path):
 def test_a_failure_leaves_nothing_and_keeps_what_was(tmp_path: Path, error: type[BaseException]):
     (tmp_path / "mug.glb").write_text("old")
     for target in (tmp_path / "mug.glb", tmp_path / "new" / "deep" / "mug.glb"):
-        with pytest.raises(error), run.atomic_path(target) as temporary:
+        with pytest.raises(error), outputs.atomic_path(target) as temporary:
             temporary.write_text("half")
             raise error
     assert names(tmp_path) == ["mug.glb"] and (tmp_path / "mug.glb").read_text() == "old"
@@ -51,17 +52,17 @@ def test_a_failure_leaves_nothing_and_keeps_what_was(tmp_path: Path, error: type
 
 def test_a_body_that_writes_nothing_is_a_failure(tmp_path: Path):
     (tmp_path / "mug.glb").write_text("old")
-    with pytest.raises(FileNotFoundError), run.atomic_path(tmp_path / "mug.glb"):
+    with pytest.raises(FileNotFoundError), outputs.atomic_path(tmp_path / "mug.glb"):
         pass
     assert (tmp_path / "mug.glb").read_text() == "old" and names(tmp_path) == ["mug.glb"]
 
 
 def test_folders_are_replaced_whole(tmp_path: Path):
     for content in ("old", "new"):
-        with run.atomic_path(tmp_path / "model") as temporary:
+        with outputs.atomic_path(tmp_path / "model") as temporary:
             temporary.mkdir()
             (temporary / content).touch()
-    with pytest.raises(OSError, match="full"), run.atomic_path(tmp_path / "model") as temporary:
+    with pytest.raises(OSError, match="full"), outputs.atomic_path(tmp_path / "model") as temporary:
         temporary.mkdir()
         (temporary / "half").touch()
         raise OSError("full")
@@ -71,7 +72,7 @@ def test_folders_are_replaced_whole(tmp_path: Path):
 def test_a_symbolic_link_stays_and_its_file_is_replaced(tmp_path: Path):
     (tmp_path / "real.txt").write_text("old")
     (tmp_path / "link.txt").symlink_to("real.txt")
-    with run.atomic_path(tmp_path / "link.txt") as temporary:
+    with outputs.atomic_path(tmp_path / "link.txt") as temporary:
         temporary.write_text("new")
     assert (tmp_path / "link.txt").is_symlink() and (tmp_path / "real.txt").read_text() == "new"
 
@@ -80,7 +81,8 @@ def test_a_symbolic_link_stays_and_its_file_is_replaced(tmp_path: Path):
 def test_a_stopped_command_cleans_up_and_exits_130(tmp_path: Path, number: signal.Signals):
     program = (
         "import signal, sys, time\n"
-        "from core2d.run import atomic_path, main_guard\n"
+        "from core2d.app.outputs import atomic_path\n"
+        "from core2d.app.program import main_guard\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # jobs in the background of a script ignore it
         "with main_guard(), atomic_path(sys.argv[1]) as temporary:\n"
         "    temporary.write_text('half'); print('ready', flush=True); time.sleep(60)\n"
@@ -107,12 +109,12 @@ def test_outputs_that_could_not_be_written_are_refused_before_any_work(tmp_path:
     before = names(tmp_path)
     for name, reason in refused.items():
         with pytest.raises(InputError, match=reason):
-            run.check_output(tmp_path / name, (".png", ".jpg"))
+            outputs.check_output(tmp_path / name, (".png", ".jpg"))
     if Path("/proc/self").exists():  # not writable, not even by root
         with pytest.raises(InputError, match=r"cannot write /proc/mug\.png"):
-            run.check_output("/proc/mug.png", (".png",))
+            outputs.check_output("/proc/mug.png", (".png",))
     for fine in ("mug.png", "MUG.PNG", "new/folder/mug.jpg"):
-        assert run.check_output(tmp_path / fine, (".png", ".jpg")) == tmp_path / fine
+        assert outputs.check_output(tmp_path / fine, (".png", ".jpg")) == tmp_path / fine
     assert names(tmp_path) == before
 
 
@@ -154,8 +156,8 @@ def test_plain_says_anything_in_json(tmp_path: Path):
         "bad": [float("nan"), np.inf],
         "on": True,
     }
-    assert run.plain(value) == {"1": "a/b", "t": [0.5, 3], "bad": [None, None], "on": True}
-    run.write_json(tmp_path / "x.json", {"prompt": "ein Krug für Übermut"})
+    assert outputs.plain(value) == {"1": "a/b", "t": [0.5, 3], "bad": [None, None], "on": True}
+    outputs.write_json(tmp_path / "x.json", {"prompt": "ein Krug für Übermut"})
     assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8")) == {"prompt": "ein Krug für Übermut"}
 
 
@@ -164,7 +166,7 @@ def test_plain_says_anything_in_json(tmp_path: Path):
 
 def test_the_report_is_exactly_one_object(capsys: pytest.CaptureFixture[str]):
     metrics = {"psnr": np.float64(31.2), "worst": float("inf")}
-    run.report([Path("out.png")], metrics, 3, time.perf_counter() - 2, json=True)
+    program.report([Path("out.png")], metrics, 3, time.perf_counter() - 2, json=True)
     printed = capsys.readouterr().out
     found = json.loads(printed)
     assert printed.count("\n") == 1
@@ -174,7 +176,7 @@ def test_the_report_is_exactly_one_object(capsys: pytest.CaptureFixture[str]):
 
 
 def test_the_report_for_a_person(capsys: pytest.CaptureFixture[str]):
-    run.report([Path("out.png")], {"psnr": 31.23456, "views": {"right": 7}}, 3, time.perf_counter(), json=False)
+    program.report([Path("out.png")], {"psnr": 31.23456, "views": {"right": 7}}, 3, time.perf_counter(), json=False)
     assert capsys.readouterr().out == "psnr: 31.23\nviews: right 7\nwrote out.png (0.0 s)\n"
 
 
@@ -183,22 +185,22 @@ def test_peak_memory_is_this_process_and_not_its_parent():
     held = bytearray(300_000_000)  # more than a bare Python ever needs
     held[::4096] = b"x" * len(held[::4096])
     program = (
-        "from core2d.run import peak_memory_gb; before = peak_memory_gb()\n"
+        "from core2d.app.devices import peak_memory_gb; before = peak_memory_gb()\n"
         "data = bytearray(b'x') * 100_000_000; print(before, peak_memory_gb())"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     before, after = map(float, done.stdout.split())
     assert before < 0.1 and 0.099 < after - before < 0.11
-    assert run.peak_memory_gb() > 0.3
+    assert devices.peak_memory_gb() > 0.3
 
 
 def test_input_errors_become_one_line(capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(SystemExit) as leaving, run.main_guard():
+    with pytest.raises(SystemExit) as leaving, program.main_guard():
         raise InputError("two\nlines")
     assert leaving.value.code == 2 and capsys.readouterr().err == "error: two lines\n"
     with (
         pytest.raises(ValueError, match="a bug"),
-        run.main_guard(),
+        program.main_guard(),
     ):  # a programmer's error keeps its traceback
         raise ValueError("a bug")
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
@@ -208,12 +210,12 @@ def test_input_errors_become_one_line(capsys: pytest.CaptureFixture[str]):
 
 
 def test_devices_and_formats():
-    assert run.pick_device("cpu") == torch.device("cpu")
+    assert devices.pick_device("cpu") == torch.device("cpu")
     best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    assert run.pick_device().type == best
+    assert devices.pick_device().type == best
     for name in ("cuda:99", "banana", "", "CPU"):
         with pytest.raises(InputError, match=f"--device {name}: this machine has cpu"):
-            run.pick_device(name)
-    assert run.pick_dtype("bfloat16") is torch.bfloat16
+            devices.pick_device(name)
+    assert devices.pick_dtype("bfloat16") is torch.bfloat16
     with pytest.raises(InputError, match="float32, float16, bfloat16"):
-        run.pick_dtype("int8")
+        devices.pick_dtype("int8")

@@ -11,8 +11,8 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 
-from core2d.errors import InputError
-from core2d.schedule import NoiseSchedule, PredictionType, zero_terminal_snr
+from core2d.app.errors import InputError
+from core2d.prior.schedule import NoiseSchedule, PredictionType, zero_terminal_snr
 
 SCALED_LINEAR = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 CONFIGS = [

@@ -16,12 +16,13 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from PIL import Image
 from safetensors import safe_open
 
-from core2d.errors import InputError
-from core2d.models import bundled
-from core2d.models.schedulers import SCHEDULERS, make_scheduler
-from core2d.oracle import OracleBackbone
-from core2d.recipes import TextToImageRecipe
-from core2d.text_to_image import TextToImage, run
+from core2d.app.errors import InputError
+from core2d.app.registry import bundled
+from core2d.prior.oracle import OracleBackbone
+from core2d.prior.schedulers import SCHEDULERS, make_scheduler
+from core2d.systems.text_to_image.command import follow
+from core2d.systems.text_to_image.pipeline import TextToImage
+from core2d.systems.text_to_image.recipe import TextToImageRecipe
 
 STEPS = 4
 
@@ -214,7 +215,7 @@ def test_many_images_are_drawn_in_batches_that_fit(pipeline, monkeypatch):
     draw(pipeline, num_images_per_prompt=70, num_inference_steps=1, callback_on_step_end=watch)
     assert sizes == [64, 6]
     sizes.clear()
-    monkeypatch.setattr("core2d.text_to_image.POSITIONS_AT_ONCE", 2 * 8 * 12)
+    monkeypatch.setattr("core2d.systems.text_to_image.pipeline.POSITIONS_AT_ONCE", 2 * 8 * 12)
     draw(pipeline, num_images_per_prompt=3, num_inference_steps=1, width=24, callback_on_step_end=watch)
     assert sizes == [2, 1]
 
@@ -339,7 +340,7 @@ def recipe(folder: Path, output: Path, *prompts: str, **options) -> TextToImageR
 
 
 def test_one_image_is_the_output(tiny_folder, pipeline, tmp_path: Path):
-    outputs, metrics = run(recipe(tiny_folder("sd1"), tmp_path / "new" / "mug.png", seed=9, cfg=4.0))
+    outputs, metrics = follow(recipe(tiny_folder("sd1"), tmp_path / "new" / "mug.png", seed=9, cfg=4.0))
     assert outputs == [tmp_path / "new" / "mug.png"]
     assert metrics == {"images": 1, "height": 16, "width": 16}
     assert [path.name for path in tmp_path.rglob("*.*")] == ["mug.png"]
@@ -352,19 +353,19 @@ def test_one_image_is_the_output(tiny_folder, pipeline, tmp_path: Path):
 
 
 def test_several_images_are_a_sheet_and_a_folder(tiny_folder, tmp_path: Path):
-    outputs, _ = run(recipe(tiny_folder("sd1"), tmp_path / "two.png", "a red mug", "a dog", num_images=3))
+    outputs, _ = follow(recipe(tiny_folder("sd1"), tmp_path / "two.png", "a red mug", "a dog", num_images=3))
     assert outputs == [tmp_path / "two.png", *(tmp_path / "two" / f"00{index}.png" for index in range(6))]
     with Image.open(outputs[0]) as sheet, Image.open(outputs[5]) as single:
         assert sheet.size == (3 * 16, 2 * 16)  # a row for each prompt
         np.testing.assert_array_equal(np.asarray(sheet)[16:, 16:32], np.asarray(single))
         assert single.info["prompt"] == "a dog" and single.info["seed"] == "1"
-    run(recipe(tiny_folder("sd1"), tmp_path / "two.png", num_images=2))  # a rerun leaves nothing of the old one
+    follow(recipe(tiny_folder("sd1"), tmp_path / "two.png", num_images=2))  # a rerun leaves nothing of the old one
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == ["000.png", "001.png"]
 
 
 def test_the_same_recipe_writes_the_same_bytes(tiny_folder, tmp_path: Path):
     for name in ("first.png", "second.png"):
-        run(recipe(tiny_folder("sd1"), tmp_path / name, "a dog", seed=4))
+        follow(recipe(tiny_folder("sd1"), tmp_path / name, "a dog", seed=4))
     assert (tmp_path / "first.png").read_bytes() == (tmp_path / "second.png").read_bytes()
 
 
@@ -372,7 +373,7 @@ def test_a_folder_of_something_else_is_not_replaced(tiny_folder, tmp_path: Path)
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "holiday.png").write_bytes(b"mine")
     with pytest.raises(InputError, match="holds something else"):
-        run(recipe(tiny_folder("sd1"), tmp_path / "photos.png", num_images=2))
+        follow(recipe(tiny_folder("sd1"), tmp_path / "photos.png", num_images=2))
     assert [path.name for path in tmp_path.rglob("*.*")] == ["holiday.png"]
 
 
@@ -380,7 +381,7 @@ def test_nothing_is_left_behind_by_a_failure(tiny_folder, tmp_path: Path, monkey
     spoiled = Path(shutil.copytree(tiny_folder("sd1"), tmp_path / "model"))
     monkeypatch.setattr(TextToImage, "_finish", lambda self, *_arguments: torch.full((2, 3, 16, 16), torch.nan))
     with pytest.raises(InputError, match="not finite"):
-        run(recipe(spoiled, tmp_path / "out" / "x.png", num_images=2))
+        follow(recipe(spoiled, tmp_path / "out" / "x.png", num_images=2))
     assert not (tmp_path / "out").exists()
 
 
@@ -388,9 +389,9 @@ def test_an_image_that_was_interrupted_is_not_there(tiny_folder, tmp_path: Path,
     def interrupt(*_arguments, **_options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("core2d.sheets.image_grid", interrupt)
+    monkeypatch.setattr("core2d.media.sheets.image_grid", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        run(recipe(tiny_folder("sd1"), tmp_path / "x.png", num_images=2))
+        follow(recipe(tiny_folder("sd1"), tmp_path / "x.png", num_images=2))
     assert not list(tmp_path.iterdir())
 
 

@@ -18,16 +18,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from core2d.checkpoints import newest_checkpoint
-from core2d.errors import InputError
-from core2d.training import (
-    TrainingRecipe,
-    TrainingResult,
-    ema_decay,
-    learning_rate,
-    step_generator,
-    train,
-)
+from core2d.app.errors import InputError
+from core2d.training.checkpoints import newest_checkpoint
+from core2d.training.loop import TrainingRecipe, TrainingResult, ema_decay, learning_rate, step_generator, train
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = ROOT / "tests" / "helpers" / "training_task.py"

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core2d import videos
-from core2d.errors import InputError
+from core2d.app.errors import InputError
+from core2d.media import videos
 
 
 def noise(*shape: int) -> np.ndarray:

@@ -12,8 +12,8 @@ import pytest
 from helpers.tiny_zero123 import tiny_zero123
 from PIL import Image
 
-from gen3d.cli import main
-from gen3d.zero123_formats import write_zero123
+from gen3d.__main__ import main
+from gen3d.zero123.formats import write_zero123
 
 Told = tuple[int, dict[str, Any], str]
 

@@ -21,7 +21,7 @@ from helpers.nerf_scenes import (
 )
 from PIL import Image
 
-from core2d.errors import InputError
+from core2d.app.errors import InputError
 from gen3d.data.lenses import Lens
 from gen3d.data.scene import load_scene
 

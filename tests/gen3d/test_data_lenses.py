@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from core2d.cameras import (
+from core2d.prior.cameras import (
     colmap_to_opengl,
     llff_to_opengl,
     look_at,

@@ -12,8 +12,8 @@ import torch
 from helpers.nerf_scenes import BENT, FISHEYE, LENS, Ball, intrinsics, save, write_blender
 from torch import Tensor
 
-from core2d.cameras import Cameras
-from core2d.errors import InputError
+from core2d.app.errors import InputError
+from core2d.prior.cameras import Cameras
 from gen3d.data.lenses import Lens
 from gen3d.data.paths import CameraPath, read_path
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from core2d.errors import InputError
+from core2d.app.errors import InputError
 from gen3d.data.lenses import Lens
 from gen3d.data.photographs import Photographs
 from gen3d.data.pictures import read_mask, read_picture, shrink, shrink_mask

@@ -27,7 +27,7 @@ from helpers.nerf_scenes import (
 from PIL import Image
 from torch import Tensor
 
-from core2d.cameras import look_at
+from core2d.prior.cameras import look_at
 from gen3d.data.lenses import Lens
 from gen3d.data.photographs import Photographs
 from gen3d.data.placement import Placement

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from core2d.errors import InputError
+from core2d.app.errors import InputError
 from gen3d.data.lenses import Lens
 from gen3d.data.photographs import Photographs
 from gen3d.data.pictures import Split

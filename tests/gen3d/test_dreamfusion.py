@@ -10,21 +10,21 @@ import pytest
 import torch
 from scipy.spatial import KDTree
 
-from core2d.backbone import Backbone
-from core2d.cameras import orbit
 from core2d.guidance import PerpNegDistillation, ScoreDistillation
-from core2d.oracle import OracleBackbone
+from core2d.prior.backbone import Backbone
+from core2d.prior.cameras import orbit
+from core2d.prior.oracle import OracleBackbone
 from core2d.toybox import world
 from core2d.toybox.captions import background_phrase
 from core2d.toybox.render import render
 from core2d.toybox.sample import mesh_of as true_mesh
 from core2d.toybox.scene import Scene, View, plain, portrait
-from core2d.training import train
-from gen3d.cli import main
-from gen3d.dreamfusion import DreamFusionTask
-from gen3d.recipes import DreamFusionConfig
-from gen3d.shape_runs import mesh_of
-from gen3d.shaping import Model, binary_entropy, training_recipe
+from core2d.training.loop import train
+from gen3d.__main__ import main
+from gen3d.dreamfusion.recipe import DreamFusionConfig
+from gen3d.dreamfusion.task import DreamFusionTask
+from gen3d.shaping.model import Model, binary_entropy, training_recipe
+from gen3d.shaping.runs import mesh_of
 
 CONFIG = DreamFusionConfig(steps=10, views=3, coarse_size=8)
 
@@ -136,7 +136,7 @@ def test_bad_input_is_one_line(arguments: list[str], words: str, tmp_path: Path,
 
 @pytest.mark.slow
 def test_the_command_makes_a_mesh_and_goes_on(tiny_folder, tmp_path: Path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr("gen3d.text_to_mesh.QUALITIES", {"draft": CONFIG})
+    monkeypatch.setattr("gen3d.dreamfusion.pipeline.QUALITIES", {"draft": CONFIG})
     output, model = tmp_path / "mug.glb", str(tiny_folder("sd1", camera=True))
     main(["text-to-mesh", "a red mug", "-o", str(output), "--model", model, "--quality", "draft", "--json"])
     told = json.loads(capsys.readouterr().out)

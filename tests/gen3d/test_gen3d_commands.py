@@ -16,15 +16,16 @@ import torch
 from helpers.mesh_fields import BOX, arrows, checker, psnr, soft, sphere
 from safetensors.torch import load_file, save_file
 
-from core2d.media import read_image
-from core2d.run import write_json
-from core2d.videos import read_video
-from gen3d import shape_runs, text_to_mesh
-from gen3d.cli import main
+from core2d.app.outputs import write_json
+from core2d.media.pictures import read_image
+from core2d.media.videos import read_video
+from gen3d.__main__ import main
+from gen3d.dreamfusion import command as text_to_mesh
+from gen3d.dreamfusion.recipe import DreamFusionConfig, TextToMeshRecipe
 from gen3d.mesh import TexturedMesh, build_mesh, check_mesh, load_mesh, save_mesh
-from gen3d.pictures import REACH, around, in_view, picture
-from gen3d.recipes import DreamFusionConfig, TextToMeshRecipe
-from gen3d.shaping import Model
+from gen3d.results.pictures import REACH, around, in_view, picture
+from gen3d.shaping import runs as shape_runs
+from gen3d.shaping.model import Model
 
 BIN = Path(sys.executable).parent
 Told = tuple[int, dict[str, Any], str]
@@ -55,7 +56,7 @@ def finished(tiny_folder: Callable[..., Path], tmp_path_factory: pytest.TempPath
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(text_to_mesh, "QUALITIES", {"normal": quick})
-        text_to_mesh.run(recipe)
+        text_to_mesh.follow_one(recipe)
     return folder
 
 
@@ -87,7 +88,7 @@ def test_help_comes_within_half_a_second(words: str) -> None:
 
 def test_recipes_import_nothing_heavy() -> None:
     program = (
-        "import sys; from gen3d.cli import main\n"
+        "import sys; from gen3d.__main__ import main\n"
         "try: main(['render', 'nothing.glb'])\n"
         "except SystemExit: print(*{'torch', 'numpy', 'trimesh', 'PIL', 'scipy'} & set(sys.modules))"
     )

@@ -20,21 +20,23 @@ from helpers.tiny_zero123 import tiny_zero123
 from PIL import Image
 from torch.nn import functional as F
 
-from core2d.cameras import orbit
+from core2d.prior.cameras import orbit
 from core2d.toybox import world
 from core2d.toybox.judge import SIZE
-from gen3d import image_to_3d, picture_to_mesh, shape_runs
 from gen3d.data.single_picture import on_background
-from gen3d.image_to_3d import ImageTo3DTask, elevation_of
+from gen3d.image_to_3d import command as picture_to_mesh
+from gen3d.image_to_3d import task as image_to_3d
+from gen3d.image_to_3d.recipe import IMAGE_QUALITIES, ImageTo3DConfig, ImageTo3DRecipe
+from gen3d.image_to_3d.task import ImageTo3DTask, elevation_of
 from gen3d.mesh import build_mesh, check_mesh, load_mesh, save_mesh
-from gen3d.pictures import RADIUS, picture
-from gen3d.scores import chamfer, in_unit_box, surface_points
-from gen3d.shaping import Model, as_pictures, look, regularisation
-from gen3d.solid_scores import extruded, inside, solid_scores, true_body, unseen_cameras, winding
-from gen3d.toybox_likeness import KNOWN, likeness
-from gen3d.zero123 import USUAL_ELEVATION, Zero123
-from gen3d.zero123_recipes import IMAGE_QUALITIES, ImageTo3DConfig, ImageTo3DRecipe
-from gen3d.zero123_scores import cases
+from gen3d.results.pictures import RADIUS, picture
+from gen3d.shaping import runs as shape_runs
+from gen3d.shaping.model import Model, as_pictures, look, regularisation
+from gen3d.toybox.likeness import KNOWN, likeness
+from gen3d.toybox.mesh_scores import chamfer, in_unit_box, surface_points
+from gen3d.toybox.solid_scores import extruded, inside, solid_scores, true_body, unseen_cameras, winding
+from gen3d.toybox.view_scores import cases
+from gen3d.zero123.model import USUAL_ELEVATION, Zero123
 
 Told = tuple[int, dict[str, Any], str]
 QUICK = ImageTo3DConfig(steps=3, views=2, coarse_size=12, refine_at=1.0)
@@ -292,7 +294,7 @@ def case():
 
 def test_the_true_body_stands_as_the_picture_shows_it(case) -> None:
     """Drawn from azimuth 0, and from the unseen cameras, it covers what the true masks cover."""
-    from core2d.raster import rasterize
+    from core2d.kernels.raster import rasterize
 
     vertices, faces = true_body(case)
     source = orbit(0.0, case.source.elevation, case.source.radius, float(case.source.fov_y[0]))
@@ -323,9 +325,9 @@ def test_scores_of_the_truth_are_the_best(case) -> None:
 @pytest.mark.skipif(not (Path(__file__).parents[2] / "assets" / "toybox-clip").is_dir(), reason="no bundled CLIP")
 def test_likeness_knows_the_toybox() -> None:
     """Toybox objects are above the threshold, noise is below."""
+    from core2d.app.registry import bundled
     from core2d.bundled.clip import normalise
-    from core2d.models import bundled
-    from gen3d.zero123_formats.folders import load_image_encoder
+    from gen3d.zero123.formats.folders import load_image_encoder
 
     tower = load_image_encoder(bundled()["toybox-clip"], torch.float32)
     shown = cases(world.TUNING_SEEDS[0], SIZE, count=12, held_out=2)

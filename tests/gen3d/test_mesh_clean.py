@@ -9,7 +9,7 @@ import trimesh
 from fast_simplification import simplify
 from helpers.mesh_fields import BOX, mug, soft, sphere
 
-from core2d.errors import InputError
+from core2d.app.errors import InputError
 from gen3d.mesh import TexturedMesh, check_mesh, topology
 from gen3d.mesh.clean import HASTE, clean, decimate, is_closed, taubin
 from gen3d.mesh.iso import extract_surface

@@ -12,8 +12,8 @@ import trimesh
 from helpers.gltf_validator import validate
 from helpers.mesh_fields import ARROWS, BOX, arrows, checker, mug, psnr, quad, soft
 
-from core2d.cameras import degrees, orbit
-from core2d.errors import InputError
+from core2d.app.errors import InputError
+from core2d.prior.cameras import degrees, orbit
 from gen3d.mesh import MESH_SUFFIXES, TexturedMesh, build_mesh, check_mesh, load_mesh, render_mesh, save_mesh
 
 VIEWS = orbit(degrees([20, 200]), degrees([25, 25]), 2.6)

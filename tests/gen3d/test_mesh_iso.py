@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers.mesh_fields import BOX, PEAK, SOLIDS, block, mug, soft, sphere
 
-from core2d.errors import InputError
+from core2d.app.errors import InputError
 from gen3d.mesh import TexturedMesh, check_mesh, topology
 from gen3d.mesh.iso import CHUNK, OPAQUE, automatic_level, detached_share, extract_surface
 

@@ -11,8 +11,8 @@ from core2d.toybox import world
 from core2d.toybox.judge import PictureJudge, Verdict, load_picture_judge
 from core2d.toybox.sample import mesh_of
 from core2d.toybox.scene import portrait
-from gen3d import scores
 from gen3d.mesh import TexturedMesh, load_mesh, save_mesh
+from gen3d.toybox import mesh_scores as scores
 
 SEED = world.TUNING_SEEDS[0]
 RIGHT = scores.MeshScores(8, 8, 8, 0, False, True, 1.0, 0.02)

@@ -6,9 +6,9 @@ import torch
 from helpers.mesh_fields import BOX, SOLIDS, checker, psnr, quad, soft
 from helpers.toybox_scenes import ball, camera_of
 
-from core2d.cameras import degrees, orbit
-from core2d.errors import InputError
-from core2d.raster import Fragments, interpolate
+from core2d.app.errors import InputError
+from core2d.kernels.raster import Fragments, interpolate
+from core2d.prior.cameras import degrees, orbit
 from core2d.toybox import world
 from core2d.toybox.render import render as render_scene
 from core2d.toybox.sample import mesh_of

@@ -23,17 +23,19 @@ from helpers.photographed import ball_with_box, write_blender_scene
 from safetensors.torch import load_file
 from scipy.spatial import KDTree
 
-from core2d.checkpoints import newest_checkpoint
-from core2d.media import read_image
-from core2d.videos import read_video
-from gen3d import nerf_export, nerf_run
-from gen3d.cli import main
+from core2d.media.pictures import read_image
+from core2d.media.videos import read_video
+from core2d.training.checkpoints import newest_checkpoint
+from gen3d.__main__ import main
 from gen3d.data.photographs import Photographs
 from gen3d.data.pictures import Split
 from gen3d.data.placing import place
 from gen3d.data.scene import load_scene
 from gen3d.mesh import load_mesh
-from gen3d.nerf import (
+from gen3d.nerf import command as nerf_run
+from gen3d.nerf import export as nerf_export
+from gen3d.nerf.recipe import FastConfig, VanillaConfig
+from gen3d.nerf.task import (
     CameraCorrections,
     FastModel,
     FastTask,
@@ -45,8 +47,7 @@ from gen3d.nerf import (
     ssim,
     training_recipe,
 )
-from gen3d.nerf_recipes import FastConfig, VanillaConfig
-from gen3d.scores import chamfer, surface_points
+from gen3d.toybox.mesh_scores import chamfer, surface_points
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = FastConfig(
@@ -283,7 +284,7 @@ def test_corrections_start_as_nothing_and_turn_about_the_camera() -> None:
 
 
 def trained(task: Any, recipe: Any, folder: Path) -> Any:
-    from core2d.training import train
+    from core2d.training.loop import train
 
     result = train(task, recipe, folder)
     task.model.load_state_dict(result.ema)
@@ -362,13 +363,14 @@ STEPS = 40
 KILLED = f"""
 import sys
 from dataclasses import replace
-from gen3d import cli, nerf_run
-from gen3d.nerf_recipes import FastConfig
+from gen3d.__main__ import main
+from gen3d.nerf import command as nerf_run
+from gen3d.nerf.recipe import FastConfig
 
 often = nerf_run.training_recipe
 nerf_run.training_recipe = lambda *given: replace(often(*given), checkpoint_every=3, log_every=1)
 nerf_run.FastConfig = lambda: {SMALL!r}
-cli.main(["nerf", *sys.argv[1:]])
+main(["nerf", *sys.argv[1:]])
 """
 
 

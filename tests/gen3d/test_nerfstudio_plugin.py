@@ -19,10 +19,10 @@ from helpers import nerfstudio_stand_in as stand_in
 from helpers.nerf_scenes import Ball
 from torch import Tensor
 
-from core2d.cameras import orbit
-from gen3d.nerf import OCCUPANCY_EVERY, ssim
+from core2d.prior.cameras import orbit
+from gen3d.nerf.task import OCCUPANCY_EVERY, ssim
 
-PLUGIN = "gen3d.nerfstudio_plugin"
+PLUGIN = "gen3d.nerf.nerfstudio_plugin"
 ROOT = Path(__file__).parents[2]
 SMALL = {"levels": 4, "finest": 64, "log2_table": 12, "width": 16, "cells": 16, "samples_across": 32}
 BEFORE = stand_in.TrainingCallbackLocation.BEFORE_TRAIN_ITERATION
@@ -82,7 +82,7 @@ def test_without_nerfstudio_importing_costs_nothing() -> None:
     program = (
         f"import sys, warnings; warnings.simplefilter('error'); import {PLUGIN} as plugin\n"
         "assert plugin.liftkit_nerf is None\n"
-        "assert not {'torch', 'numpy', 'gen3d.nerf'} & set(sys.modules)"
+        "assert not {'torch', 'numpy', 'gen3d.nerf.task'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT, timeout=60)
 
@@ -98,7 +98,7 @@ def test_a_nerfstudio_that_lacks_something_is_left_alone(monkeypatch: pytest.Mon
 def test_where_a_part_of_ours_is_missing_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, module in stand_in.modules().items():
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setitem(sys.modules, "gen3d.nerf", None)
+    monkeypatch.setitem(sys.modules, "gen3d.nerf.task", None)
     with pytest.warns(UserWarning, match=r"liftkit-nerf cannot be used with this nerfstudio: .*gen3d\.nerf"):
         assert imported(monkeypatch).liftkit_nerf is None
 

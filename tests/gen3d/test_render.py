@@ -9,7 +9,7 @@ from helpers.sphere_field import SphereField
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from core2d.cameras import orbit
+from core2d.prior.cameras import orbit
 from gen3d.fields.background import Background
 from gen3d.fields.config import FieldConfig, HashGridConfig
 from gen3d.fields.hash_grid_field import HashGridField

@@ -15,8 +15,8 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 from torch import Tensor
 
-from core2d.cameras import Cameras, look_at, orbit, relative_view
-from core2d.errors import InputError
+from core2d.app.errors import InputError
+from core2d.prior.cameras import Cameras, look_at, orbit, relative_view
 from gen3d.data.renders import Renders, read_renders, spherical, write_renders
 
 

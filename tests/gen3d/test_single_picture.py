@@ -18,7 +18,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 from torch import Tensor
 
-from core2d.errors import InputError
+from core2d.app.errors import InputError
 from gen3d.data.foreground import by_plain_background, foreground_box
 from gen3d.data.pictures import read_picture
 from gen3d.data.single_picture import MARGIN, Subject, on_background, read_subject, resample

@@ -25,18 +25,21 @@ from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 
-from core2d.backbone import Backbone
-from core2d.media import read_image, read_image_text
-from core2d.run import main_guard, plain
-from core2d.videos import read_video
-from gen3d import gallery, shape_runs, text_to_mesh
-from gen3d.cli import main
-from gen3d.dreamfusion import DreamFusionTask
-from gen3d.gallery import mesh_path
-from gen3d.memory import Memory, kept_by_encoder, kept_by_renderer, memory_needed
+from core2d.app.outputs import plain
+from core2d.app.program import main_guard
+from core2d.media.pictures import read_image, read_image_text
+from core2d.media.videos import read_video
+from core2d.prior.backbone import Backbone
+from gen3d.__main__ import main
+from gen3d.dreamfusion import command as gallery
+from gen3d.dreamfusion import pipeline as text_to_mesh
+from gen3d.dreamfusion.command import mesh_path
+from gen3d.dreamfusion.memory import Memory, kept_by_encoder, kept_by_renderer, memory_needed
+from gen3d.dreamfusion.recipe import QUALITIES, DreamFusionConfig, TextToMeshRecipe
+from gen3d.dreamfusion.task import DreamFusionTask
 from gen3d.mesh import build_mesh, load_mesh
-from gen3d.recipes import QUALITIES, DreamFusionConfig, TextToMeshRecipe
-from gen3d.shaping import Model
+from gen3d.shaping import runs as shape_runs
+from gen3d.shaping.model import Model
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = DreamFusionConfig(steps=3, views=2, coarse_size=16, refine_at=1.0)
@@ -424,14 +427,16 @@ KILLED = f"""
 import sys
 from dataclasses import replace
 from functools import partial
-from gen3d import cli, shape_runs, text_to_mesh
-from gen3d.recipes import DreamFusionConfig
+from gen3d.__main__ import main
+from gen3d.dreamfusion import pipeline as text_to_mesh
+from gen3d.dreamfusion.recipe import DreamFusionConfig
+from gen3d.shaping import runs as shape_runs
 
 often = text_to_mesh.training_recipe
 text_to_mesh.training_recipe = lambda *given: replace(often(*given), checkpoint_every=3, log_every=1)
 text_to_mesh.QUALITIES = {{"normal": DreamFusionConfig(steps={STEPS}, views=2, coarse_size=12, refine_at=1.0)}}
 shape_runs.build_mesh = partial(shape_runs.build_mesh, resolution=24, face_budget=1000)
-cli.main(["text-to-mesh", *sys.argv[1:]])
+main(["text-to-mesh", *sys.argv[1:]])
 """
 
 

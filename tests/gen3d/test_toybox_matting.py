@@ -11,19 +11,19 @@ import pytest
 import torch
 from helpers.tiny_zero123 import tiny_zero123
 
-from core2d.errors import InputError
-from core2d.media import save_image
-from core2d.models import bundled
-from core2d.models.loading import load_model, save_model
+from core2d.app.errors import InputError
+from core2d.app.registry import bundled
+from core2d.files.loading import load_model, save_model
+from core2d.media.pictures import save_image
 from core2d.toybox import world
 from core2d.toybox.dataset import Pictures
 from core2d.toybox.render import render
-from gen3d.matting_training import MattingTask, matting_scores, on_grounds, zoomed
-from gen3d.novel_views import subject_of
-from gen3d.toybox_matting import FOLDER, MattingNet, load_matting
-from gen3d.zero123 import Zero123
-from gen3d.zero123_recipes import NovelViewsRecipe
-from gen3d.zero123_scores import mask_iou
+from gen3d.toybox.matting import FOLDER, MattingNet, load_matting
+from gen3d.toybox.matting_task import MattingTask, matting_scores, on_grounds, zoomed
+from gen3d.toybox.view_scores import mask_iou
+from gen3d.zero123.command import subject_of
+from gen3d.zero123.model import Zero123
+from gen3d.zero123.recipe import NovelViewsRecipe
 
 SMALL = (4, 6)
 is_bundled = pytest.mark.skipif(FOLDER not in bundled(), reason="toybox-matting is not trained yet")
@@ -71,7 +71,7 @@ def test_picture_and_coverage_are_moved_alike() -> None:
 
 
 def test_a_zoom_out_keeps_the_whole_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gen3d.matting_training.ZOOM", (2.0, 2.0))
+    monkeypatch.setattr("gen3d.toybox.matting_task.ZOOM", (2.0, 2.0))
     shown = torch.zeros(64, 1, 32, 32)
     shown[:, :, 2:-2, 2:-2] = 1
     moved = zoomed(shown, torch.Generator().manual_seed(0))
@@ -135,6 +135,6 @@ def test_published_models_are_not_given_cut_outs_of_a_net_for_toys(
 
 @is_bundled
 def test_the_bundled_net_on_pictures_kept_for_reporting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gen3d.matting_training.SCORED", 60)
+    monkeypatch.setattr("gen3d.toybox.matting_task.SCORED", 60)
     found = matting_scores(load_matting(), world.REPORTING_SEEDS[0])
     assert found["iou"] > 0.85 and found["error"] < 0.05

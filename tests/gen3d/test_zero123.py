@@ -14,19 +14,21 @@ import torch
 from helpers.tiny_zero123 import WIDTH, tiny_unet, tiny_zero123
 from torch.nn import functional as F
 
-from core2d.camera_token import camera_features
-from core2d.cameras import degrees, orbit, relative_view
-from core2d.errors import InputError
+from core2d.app.errors import InputError
 from core2d.guidance import ScoreDistillationConfig
-from core2d.media import read_image
-from core2d.schedule import NoiseSchedule
-from core2d.training import TrainingRecipe, train
-from core2d.videos import read_video
-from gen3d.camera_projection import CameraProjection, PictureReader, moved, standing
+from core2d.media.pictures import read_image
+from core2d.media.videos import read_video
+from core2d.prior.camera_token import camera_features
+from core2d.prior.cameras import degrees, orbit, relative_view
+from core2d.prior.schedule import NoiseSchedule
+from core2d.training.loop import TrainingRecipe, train
 from gen3d.data.renders import Renders
-from gen3d.zero123 import NovelViews, ViewDistillation, Zero123, nothing, orbit_views, view_by
-from gen3d.zero123_formats import write_zero123
-from gen3d.zero123_training import (
+from gen3d.zero123.camera_projection import CameraProjection, PictureReader, moved, standing
+from gen3d.zero123.formats import write_zero123
+from gen3d.zero123.guidance import ViewDistillation
+from gen3d.zero123.model import Zero123, nothing
+from gen3d.zero123.pipeline import NovelViews, orbit_views, view_by
+from gen3d.zero123.task import (
     ReadingTask,
     ViewConditioned,
     ViewPairs,

@@ -14,13 +14,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CLIPVisionModelWithProjection
 
-from core2d.errors import InputError
-from core2d.models import bundled, ldm
-from core2d.models.loading import load_model, save_model
-from core2d.models.manifests import UNET_CONFIGS, VAE_CONFIG, Manifest
-from core2d.schedule import alphas_cumprod_from_config
-from gen3d.camera_projection import CameraProjection, PictureReader
-from gen3d.zero123_formats import CLIP_MEAN, PUBLISHED_SCHEDULER, SETTINGS, Zero123Parts, read_zero123, write_zero123
+from core2d.app.errors import InputError
+from core2d.app.registry import bundled
+from core2d.files import ldm
+from core2d.files.loading import load_model, save_model
+from core2d.files.manifests import UNET_CONFIGS, VAE_CONFIG, Manifest
+from core2d.prior.schedule import alphas_cumprod_from_config
+from gen3d.zero123.camera_projection import CameraProjection, PictureReader
+from gen3d.zero123.formats import CLIP_MEAN, PUBLISHED_SCHEDULER, SETTINGS, Zero123Parts, read_zero123, write_zero123
 
 PARTS = ("unet", "vae", "image_encoder", "projection")
 PLACES = {

@@ -7,9 +7,9 @@ import pytest
 import torch
 from diffusers.models.unets.unet_motion_model import MotionAdapter
 
-from core2d.backbone import Backbone
-from genvideo.motion import fresh_motion
-from genvideo.motion_formats import Facts, write_motion
+from core2d.prior.backbone import Backbone
+from genvideo.animatediff.formats import Facts, write_motion
+from genvideo.animatediff.motion import fresh_motion
 
 
 @pytest.fixture

@@ -10,12 +10,12 @@ from diffusers.models.unets.unet_motion_model import MotionAdapter
 from diffusers.pipelines.animatediff.pipeline_animatediff import AnimateDiffPipeline
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
-from core2d.backbone import Backbone
-from core2d.errors import InputError
-from genvideo.animatediff import PUBLISHED_SCHEDULE, AnimateDiff
-from genvideo.motion import MotionBackbone, as_rows, inflate
-from genvideo.motion_formats import ADAPTER, Facts, write_motion
-from genvideo.motion_lora import Lora, write_lora
+from core2d.app.errors import InputError
+from core2d.prior.backbone import Backbone
+from genvideo.animatediff.formats import ADAPTER, Facts, write_motion
+from genvideo.animatediff.motion import MotionBackbone, as_rows, inflate
+from genvideo.animatediff.motion_lora import Lora, write_lora
+from genvideo.animatediff.pipeline import PUBLISHED_SCHEDULE, AnimateDiff
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_contrast_is_rescaled_over_a_whole_clip(pipeline: AnimateDiff, monkeypat
         seen.append((tuple(guided.shape), tuple(with_text.shape), share))
         return with_text
 
-    monkeypatch.setattr("genvideo.animatediff.rescale_contrast", note)
+    monkeypatch.setattr("genvideo.animatediff.pipeline.rescale_contrast", note)
     settings: Any = {"seed": 1, "num_frames": 5, "num_inference_steps": 2, "output_type": "latent"}
     found = pipeline(["a red mug", "a car"], guidance_rescale=0.7, **settings).frames
     assert seen == [((2, 4, 5, *found.shape[-2:]), (2, 4, 5, *found.shape[-2:]), 0.7)] * 2

@@ -10,7 +10,7 @@ from core2d.toybox import world
 from core2d.toybox.captions import without_motion
 from core2d.toybox.clips import words_of
 from core2d.toybox.judge import MotionJudge, PictureJudge, Verdict
-from genvideo.clip_scores import (
+from genvideo.toybox.clip_scores import (
     Asked,
     asked,
     asked_unseen,

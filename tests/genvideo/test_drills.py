@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from core2d.backbone import Backbone
 from core2d.bundled.stages import Family, Spent
+from core2d.prior.backbone import Backbone
 from core2d.toybox import world
 from core2d.toybox.clips import words_of
-from genvideo import bundled
-from genvideo.bundled import DRILL_RECIPE, DRILLS, HEARD, drill, told_apart, turned_round
-from genvideo.motion import fresh_motion, inflate
-from genvideo.motion_training import EncodedClips, MotionTask
+from genvideo.animatediff.motion import fresh_motion, inflate
+from genvideo.animatediff.task import EncodedClips, MotionTask
+from genvideo.toybox import bundled
+from genvideo.toybox.bundled import DRILL_RECIPE, DRILLS, HEARD, drill, told_apart, turned_round
 
 
 @pytest.fixture

@@ -6,12 +6,20 @@ import pytest
 import torch
 from diffusers.models.unets.unet_motion_model import MotionAdapter, UNetMotionModel
 
-from core2d.backbone import Backbone
-from core2d.errors import InputError
-from core2d.models.manifests import UNET_CONFIGS
-from genvideo.motion import MotionBackbone, as_clips, as_rows, deflate, fresh_motion, inflate, temporal_parameters
-from genvideo.motion_formats import Norms
-from genvideo.norms import ClipNorm, FrameNorm
+from core2d.app.errors import InputError
+from core2d.files.manifests import UNET_CONFIGS
+from core2d.prior.backbone import Backbone
+from genvideo.animatediff.formats import Norms
+from genvideo.animatediff.motion import (
+    MotionBackbone,
+    as_clips,
+    as_rows,
+    deflate,
+    fresh_motion,
+    inflate,
+    temporal_parameters,
+)
+from genvideo.animatediff.norms import ClipNorm, FrameNorm
 
 
 def frames(flat: Backbone, clips: int, count: int, seed: int = 0):

@@ -9,11 +9,11 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.models.unets.unet_motion_model import MotionAdapter
 from safetensors.torch import load_file, save_file
 
-from core2d.backbone import Backbone
-from core2d.errors import InputError
-from core2d.models.manifests import UNET_CONFIGS
-from genvideo.motion import MotionBackbone, fresh_motion
-from genvideo.motion_formats import Facts, Norms, config_of, read_motion, to_diffusers, to_original, write_motion
+from core2d.app.errors import InputError
+from core2d.files.manifests import UNET_CONFIGS
+from core2d.prior.backbone import Backbone
+from genvideo.animatediff.formats import Facts, Norms, config_of, read_motion, to_diffusers, to_original, write_motion
+from genvideo.animatediff.motion import MotionBackbone, fresh_motion
 
 
 def same(first: MotionAdapter, second: MotionAdapter) -> bool:

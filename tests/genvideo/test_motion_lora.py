@@ -8,11 +8,11 @@ from diffusers.models.unets.unet_motion_model import MotionAdapter, UNetMotionMo
 from safetensors.torch import save_file
 from torch import Tensor
 
-from core2d.backbone import Backbone
-from core2d.errors import InputError
-from genvideo.motion import inflate
-from genvideo.motion_lora import Lora, add_lora, go_on_from, lora_of, read_lora, write_lora
-from genvideo.motion_training import domain_adapter, motion_lora
+from core2d.app.errors import InputError
+from core2d.prior.backbone import Backbone
+from genvideo.animatediff.motion import inflate
+from genvideo.animatediff.motion_lora import Lora, add_lora, go_on_from, lora_of, read_lora, write_lora
+from genvideo.animatediff.task import domain_adapter, motion_lora
 
 ATTENTION = "down_blocks.0.motion_modules.0.transformer_blocks.0.attn1"
 ORIGINAL = "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0.attention_blocks.0"

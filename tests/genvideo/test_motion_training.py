@@ -8,10 +8,11 @@ import pytest
 import torch
 from diffusers.models.unets.unet_motion_model import MotionAdapter, UNetMotionModel
 
-from core2d.backbone import Backbone
-from core2d.training import TrainingRecipe, train
-from genvideo.motion import IN_MOTION, fresh_motion, inflate
-from genvideo.motion_training import (
+from core2d.prior.backbone import Backbone
+from core2d.training.loop import TrainingRecipe, train
+from genvideo.animatediff.motion import IN_MOTION, fresh_motion, inflate
+from genvideo.animatediff.motion_words import begin_with, discriminants
+from genvideo.animatediff.task import (
     EncodedClips,
     MotionTask,
     domain_adapter,
@@ -20,7 +21,6 @@ from genvideo.motion_training import (
     motion_lora,
     only_motion,
 )
-from genvideo.motion_words import begin_with, discriminants
 
 
 @pytest.fixture

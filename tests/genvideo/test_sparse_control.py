@@ -14,15 +14,15 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from core2d.backbone import Backbone
-from core2d.errors import InputError
-from core2d.media import save_image
-from core2d.videos import read_video
-from genvideo.animatediff import AnimateDiff
-from genvideo.cli import main
-from genvideo.motion import MotionBackbone
-from genvideo.norms import FrameNorm, see_frames
-from genvideo.sparse_control import SparseControl, read_sparse_control, write_sparse_control
+from core2d.app.errors import InputError
+from core2d.media.pictures import save_image
+from core2d.media.videos import read_video
+from core2d.prior.backbone import Backbone
+from genvideo.__main__ import main
+from genvideo.animatediff.motion import MotionBackbone
+from genvideo.animatediff.norms import FrameNorm, see_frames
+from genvideo.animatediff.pipeline import AnimateDiff
+from genvideo.animatediff.sparse_control import SparseControl, read_sparse_control, write_sparse_control
 
 
 def encoder_for(flat: Backbone, simple: bool) -> SparseControlNetModel:

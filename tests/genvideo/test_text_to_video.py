@@ -12,10 +12,10 @@ import torch
 from diffusers.models.unets.unet_motion_model import MotionAdapter
 from safetensors.torch import load_file, save_file
 
-from core2d.media import read_image, read_image_text, save_image
-from core2d.videos import read_video, read_video_text, write_video
-from genvideo.cli import main
-from genvideo.motion_formats import write_motion
+from core2d.media.pictures import read_image, read_image_text, save_image
+from core2d.media.videos import read_video, read_video_text, write_video
+from genvideo.__main__ import main
+from genvideo.animatediff.formats import write_motion
 
 
 class Told(NamedTuple):

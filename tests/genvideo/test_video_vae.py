@@ -8,15 +8,15 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_motion_model import MotionAdapter
 
-from core2d.backbone import Backbone
+from core2d.app.errors import InputError
 from core2d.bundled.stages import Family
-from core2d.errors import InputError
-from core2d.models.loading import load_model, save_model
-from genvideo import video_vae
-from genvideo.animatediff import AnimateDiff
-from genvideo.motion import read_vae
-from genvideo.motion_formats import Facts, read_motion, write_motion
-from genvideo.video_vae import train_video_vae
+from core2d.files.loading import load_model, save_model
+from core2d.prior.backbone import Backbone
+from genvideo.animatediff.formats import Facts, read_motion, write_motion
+from genvideo.animatediff.motion import read_vae
+from genvideo.animatediff.pipeline import AnimateDiff
+from genvideo.toybox import video_vae
+from genvideo.toybox.video_vae import train_video_vae
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genvideo.windows import blend, window_starts, window_weights
+from genvideo.animatediff.windows import blend, window_starts, window_weights
 
 
 @given(st.integers(1, 200), st.integers(1, 32), st.integers(0, 31), st.integers(0, 60))

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from core2d.cameras import look_at, opengl_to_colmap, opengl_to_llff
+from core2d.prior.cameras import look_at, opengl_to_colmap, opengl_to_llff
 from gen3d.data.lenses import Lens
 
 LENS = Lens(40, 30, 45.0, 45.0, 20.0, 15.0)

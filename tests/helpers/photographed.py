@@ -11,8 +11,8 @@ import numpy as np
 import torch
 import trimesh
 
-from core2d.cameras import Cameras, degrees, orbit
-from core2d.media import save_image, to_uint8
+from core2d.media.pictures import save_image, to_uint8
+from core2d.prior.cameras import Cameras, degrees, orbit
 from gen3d.mesh import TexturedMesh, render_mesh
 
 FOV = math.radians(40)

@@ -12,7 +12,7 @@ import sys
 import torch
 from helpers.raster_scenes import Scene, soup
 
-from core2d.raster import Fragments, rasterize
+from core2d.kernels.raster import Fragments, rasterize
 
 
 def scenes() -> dict[str, tuple[Scene, int, int]]:

@@ -32,7 +32,7 @@ from transformers import (
     T5Tokenizer,
 )
 
-from core2d.camera_token import CameraToken
+from core2d.prior.camera_token import CameraToken
 
 MAX_TOKENS = 24
 LATENT_SIZE = 8

@@ -11,8 +11,8 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from gen3d.camera_projection import CameraProjection, PictureReader
-from gen3d.zero123_formats import Zero123Parts
+from gen3d.zero123.camera_projection import CameraProjection, PictureReader
+from gen3d.zero123.formats import Zero123Parts
 
 WIDTH = 32  # of CLIP, its embeddings and the context of the UNet
 LATENTS = 4

@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 import torch
 
-from core2d.cameras import Cameras
+from core2d.prior.cameras import Cameras
 from core2d.toybox import world
 from core2d.toybox.parts import Parts
 from core2d.toybox.render import camera_to_world

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from core2d.training import TrainingRecipe, step_generator, train
+from core2d.training.loop import TrainingRecipe, step_generator, train
 
 
 class Denoiser(nn.Module):

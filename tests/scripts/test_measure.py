@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from core2d.errors import InputError
+from core2d.app.errors import InputError
 from core2d.toybox.dataset import draw
 from core2d.toybox.scene import still
 
@@ -24,7 +24,7 @@ SOURCE = {"seed": 1, "code": "abc", "machine": {"cores": 2}, "versions": {}}
 @pytest.fixture
 def measure(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    return importlib.import_module("_measure")
+    return importlib.import_module("measure.measure")
 
 
 @pytest.fixture
@@ -183,7 +183,7 @@ def test_split_folders_come_back_byte_for_byte(measure, weights: Path, tmp_path:
 
 
 def test_packed_stills_are_drawn_where_the_renderer_draws_them(measure):
-    from core2d.raster import rasterize
+    from core2d.kernels.raster import rasterize
     from core2d.toybox.render import render
 
     clip, faces, offsets = measure.packed_stills(3000, 2)
@@ -213,7 +213,7 @@ def test_many_processes_draw_what_one_does(measure, tmp_path: Path):
 
 def test_numbers_depend_on_what_their_script_imports_and_on_nothing_else(measure):
     found = {path.relative_to(measure.ROOT).as_posix() for path in measure.imported_files(Path(measure.__file__))}
-    assert {"scripts/_measure.py", "core2d/run.py", "core2d/errors.py", "core2d/__init__.py"} <= found
+    assert {"scripts/measure/measure.py", "core2d/app/runs.py", "core2d/app/errors.py", "core2d/__init__.py"} <= found
     assert "core2d/toybox/render.py" in found  # imported inside a function
     assert not any(path.startswith(("gen3d/", "tests/")) for path in found)
     mesh = {path.name for path in measure.imported_files(measure.ROOT / "gen3d" / "text_to_mesh.py")}

@@ -14,18 +14,18 @@ import pytest
 import torch
 from PIL import Image
 
-from core2d.backbone import Backbone
-from core2d.cameras import degrees, orbit
-from core2d.errors import InputError
+from core2d.app.errors import InputError
 from core2d.guidance import ScoreDistillation, ScoreDistillationConfig
+from core2d.prior.backbone import Backbone
+from core2d.prior.cameras import degrees, orbit
 from core2d.toybox import world
 from core2d.toybox.judge import PictureJudge
-from gen3d.dreamfusion import DreamFusionTask
+from gen3d.dreamfusion.recipe import DreamFusionConfig
+from gen3d.dreamfusion.task import DreamFusionTask
 from gen3d.fields.config import FieldConfig
 from gen3d.fields.hash_grid_field import HashGridField
 from gen3d.mesh import TexturedMesh, save_mesh
-from gen3d.recipes import DreamFusionConfig
-from gen3d.shaping import Model, look
+from gen3d.shaping.model import Model, look
 
 ROOT = Path(__file__).resolve().parents[2]
 CORNERS = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]) / 3  # of a tetrahedron
@@ -41,7 +41,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
 @pytest.fixture
 def suite(load: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The suite, in which meshes cost nothing: `suite.made` lists the prompts that one was made for."""
-    suite = load("_suite_mesh_quality")
+    suite = load("measure.mesh_quality")
     made: list[str] = []
 
     def make_one(_batch: object, _prior: object, prompt: str, _seed: int, path: Path) -> dict[str, Any]:
@@ -191,16 +191,16 @@ def test_tuning_stays_out_of_the_results(load: Callable[[str], Any], monkeypatch
 
 
 def test_code_that_makes_meshes_counts_for_meshes_alone(load: Callable[[str], Any], tmp_path: Path) -> None:
-    files_of = load("_measure").imported_files
+    files_of = load("measure.measure").imported_files
     for kind in ("quality", "speed"):
-        mesh, prior = (load(f"_suite_{name}_{kind}").SUITE for name in ("mesh", "prior"))
+        mesh, prior = (load(f"measure.{name}_{kind}").SUITE for name in ("mesh", "prior"))
         code = [{path.relative_to(ROOT).as_posix() for path in files_of(suite.script, *suite.code)}
                 for suite in (mesh, prior)]  # fmt: skip
         assert "gen3d/dreamfusion.py" in code[0] and "gen3d/nerf.py" not in code[0]
         assert not any(path.startswith("gen3d/") for path in code[1]) and mesh.script != prior.script
     more = tmp_path / "command.py"
     more.write_text("x = 1")
-    suite = load("_suite").Suite(lambda *_: [], Path(__file__), (more,))
+    suite = load("measure.suite").Suite(lambda *_: [], Path(__file__), (more,))
     before = suite.source(1)["code"]
     more.write_text("x = 2")
     assert suite.source(1)["code"] != before
@@ -247,7 +247,7 @@ def uneven_field() -> HashGridField:
 def test_the_stock_step_sees_what_ours_sees(load: Callable[[str], Any], tiny_folder, shaded: bool) -> None:
     field, white = uneven_field(), torch.ones(3)
     views = orbit(degrees([20.0, 200.0]), degrees(20.0), 1.95)
-    stock = load("_stock_sds").StockStep(field, StockParts, "a red mug", DreamFusionConfig())
+    stock = load("measure.stock_sds").StockStep(field, StockParts, "a red mug", DreamFusionConfig())
     task = DreamFusionTask(Model(0), Backbone.load(tiny_folder("sd1")), "a red mug", DreamFusionConfig())
     task.model.field.load_state_dict(field.state_dict())
     torch.manual_seed(0)
@@ -264,7 +264,9 @@ def test_the_stock_step_asks_what_ours_asks(load: Callable[[str], Any], tiny_fol
     folder = tiny_folder("sd1")
     prior = Backbone.load(folder)
     config = DreamFusionConfig()
-    stock = load("_stock_sds").StockStep(uneven_field(), load("_measure").stock_pipeline(folder), "a red mug", config)
+    stock = load("measure.stock_sds").StockStep(
+        uneven_field(), load("measure.measure").stock_pipeline(folder), "a red mug", config
+    )
     side = prior.image_size
     pictures = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0)).requires_grad_()
     ours = ScoreDistillation(prior, ScoreDistillationConfig(guidance_scale=1, form="x0", space="image"))
@@ -279,8 +281,8 @@ def test_the_stock_step_asks_what_ours_asks(load: Callable[[str], Any], tiny_fol
 @pytest.mark.parametrize("bfloat16", [False, True])
 def test_a_whole_stock_step_moves_the_field(load: Callable[[str], Any], tiny_folder, bfloat16: bool) -> None:
     folder, field = tiny_folder("sd1"), uneven_field()
-    stock = load("_stock_sds").StockStep(
-        field, load("_measure").stock_pipeline(folder), "a red mug", DreamFusionConfig(), bfloat16
+    stock = load("measure.stock_sds").StockStep(
+        field, load("measure.measure").stock_pipeline(folder), "a red mug", DreamFusionConfig(), bfloat16
     )
     before = field.table.detach().clone()
     size = Backbone.load(folder).image_size
@@ -291,4 +293,4 @@ def test_a_whole_stock_step_moves_the_field(load: Callable[[str], Any], tiny_fol
 def test_the_stock_step_refuses_what_it_does_not_know(load: Callable[[str], Any]) -> None:
     field = HashGridField(FieldConfig(view_dependent=True))
     with pytest.raises(ValueError, match="albedo"):
-        load("_stock_sds").StockStep(field, StockParts, "a red mug", DreamFusionConfig())
+        load("measure.stock_sds").StockStep(field, StockParts, "a red mug", DreamFusionConfig())

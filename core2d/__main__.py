@@ -1,0 +1,23 @@
+"""The command `core2d`."""
+
+from collections.abc import Sequence
+
+from core2d.app.program import Command, run_program
+
+COMMANDS = {
+    "text-to-image": Command("core2d.systems.text_to_image", "TextToImageRecipe"),
+    "models": Command("core2d.files", "ModelsRecipe", "models"),
+    "toybox sheet": Command("core2d.toybox", "ToyboxSheetRecipe", "sheet"),
+    "toybox sample": Command("core2d.toybox", "ToyboxSampleRecipe", "sample"),
+    "toybox clip": Command("core2d.toybox", "ToyboxClipRecipe", "clip"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run `core2d` with `arguments` (those of the process by default)."""
+    about = "A 2D latent diffusion prior, and the small world that it learned from."
+    run_program("core2d", about, COMMANDS, arguments)
+
+
+if __name__ == "__main__":
+    main()

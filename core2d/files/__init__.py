@@ -1,0 +1,1 @@
+"""Published file formats, read and written: nothing in a file is ever run."""

@@ -1,0 +1,23 @@
+"""The work behind `core2d models`."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from core2d.app.program import Result
+
+
+def models(recipe: Any) -> Result:
+    """Size on disk and card title of every bundled model."""
+    from core2d.app.registry import bundled
+
+    return [], {name: describe_model(folder) for name, folder in sorted(bundled().items())}
+
+
+def describe_model(folder: Path) -> dict[str, Any]:
+    """Megabytes (1e6 bytes) in `folder`, and the first line of its card that is text."""
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    text = re.sub(r"\A---\n.*?\n---\n", "", card, flags=re.DOTALL)  # without the hub's front matter
+    title = next((line.strip("# ") for line in text.splitlines() if line.strip("# ")), "")
+    return {"megabytes": round(size / 1e6, 2), "card": title}

@@ -1,0 +1,1 @@
+"""One frozen diffusion prior: what it is told, how it is asked, and its exact twin, the oracle."""

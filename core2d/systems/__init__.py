@@ -1,0 +1,1 @@
+"""The systems of the literature in two dimensions, one folder each."""

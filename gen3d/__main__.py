@@ -1,0 +1,25 @@
+"""The command `gen3d`."""
+
+from collections.abc import Sequence
+
+from core2d.app.program import Command, run_program
+
+COMMANDS = {
+    "text-to-mesh": Command("gen3d.dreamfusion", "TextToMeshRecipe"),
+    "image-to-3d": Command("gen3d.image_to_3d", "ImageTo3DRecipe"),
+    "novel-views": Command("gen3d.zero123", "NovelViewsRecipe"),
+    "nerf": Command("gen3d.nerf", "NerfRecipe"),
+    "eval": Command("gen3d.nerf", "EvalRecipe", "evaluate"),
+    "export": Command("gen3d.results", "ExportRecipe", "export"),
+    "render": Command("gen3d.results", "RenderRecipe", "render"),
+    "mesh check": Command("gen3d.results", "MeshCheckRecipe", "check"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run `gen3d` with `arguments` (those of the process by default)."""
+    run_program("gen3d", "The 2D diffusion prior of core2d, lifted into space.", COMMANDS, arguments)
+
+
+if __name__ == "__main__":
+    main()

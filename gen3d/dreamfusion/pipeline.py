@@ -1,0 +1,115 @@
+"""From a sentence to a textured mesh: DreamFusion, then the mesh stage. What `gen3d text-to-mesh` does for a prompt.
+
+mesh, build = text_to_mesh("a red mug", Backbone.load("toybox-sd"), Path("mug.run"))
+save_mesh("mug.glb", mesh)
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from core2d.app.devices import pick_device, pick_dtype
+from core2d.app.outputs import plain
+from core2d.app.runs import run_folder
+from core2d.guidance import ViewPrompts
+from core2d.prior.backbone import Backbone, Denoiser
+from core2d.toybox import world
+from core2d.toybox.captions import background_phrase
+from gen3d.dreamfusion.memory import memory_needed
+from gen3d.dreamfusion.recipe import QUALITIES, DreamFusionConfig, TextToMeshRecipe
+from gen3d.dreamfusion.task import DreamFusionTask
+from gen3d.mesh import Build, TexturedMesh
+from gen3d.results.pictures import around as around
+from gen3d.results.pictures import picture as picture
+from gen3d.shaping.model import Model, training_recipe
+from gen3d.shaping.runs import Result, mesh_of, optimise, recipe_of_run, save_result, start_anew
+
+SETTINGS = ("prompts", "model", "quality", "steps", "views", "seed", "dtype")  # what a result depends on
+
+
+def text_to_mesh(
+    prompt: str,
+    prior: Denoiser,
+    run: Path,
+    config: DreamFusionConfig | None = None,
+    views: str = "auto",
+    seed: int = 0,
+    resume: bool = False,
+) -> tuple[TexturedMesh, Build]:
+    """Optimise a field for a prompt and make a mesh of it.
+
+    Args:
+        prompt: one object, without view or background.
+        prior: a backbone or an oracle.
+        run: folder of checkpoints and log; with `resume` the newest checkpoint there is gone on with.
+        config: how; `QUALITIES` has three.
+        views: "auto" uses the prior's camera token where it has one, "words" describes the view.
+        seed: decides everything that is random.
+
+    Raises:
+        InputError: the field stayed empty or diverged, or the prompt is too long for the prior.
+    """
+    config = config or QUALITIES["normal"]
+    task = DreamFusionTask(Model(seed), prior, prompt, config, views, seed)
+    return mesh_of(optimise(task, training_recipe(config, seed), run, resume, what=repr(prompt)))
+
+
+# -- one prompt of the command ---------------------------------------------------------------------------------
+
+
+def follow_one(recipe: TextToMeshRecipe) -> Result:
+    """Follow `gen3d text-to-mesh` for one prompt."""
+    recipe.check()
+    folder = recipe.resume
+    if folder is not None:
+        recipe = recipe_of_run(folder, recipe, ("turntable", "preview"))
+        recipe.check()
+    prior = load_prior(recipe)
+    return make_mesh(recipe, prior, resume=folder)
+
+
+def load_prior(recipe: TextToMeshRecipe) -> Backbone:
+    """The model of a recipe, after which is said what the work with it takes."""
+    prior = Backbone.load(recipe.model, pick_device(recipe.device), pick_dtype(recipe.dtype))
+    config = config_of(recipe)
+    for prompt in recipe.all_prompts():
+        check_length(prior, prompt, recipe.views)
+    sys.stderr.write(f"{config.steps} steps, {memory_needed(prior, config)}\n")
+    return prior
+
+
+def make_mesh(recipe: TextToMeshRecipe, prior: Backbone, resume: Path | None = None) -> Result:
+    """Everything that the recipe of one prompt asks for; with `resume`, from the newest checkpoint of that run."""
+    started = time.perf_counter()
+    (prompt,) = recipe.prompts
+    assert recipe.output is not None
+    folder = resume or start_anew(run_folder(recipe.output), recipe)
+    mesh, build = text_to_mesh(
+        prompt, prior, folder, config_of(recipe), recipe.views, recipe.seed, resume=resume is not None
+    )
+    return save_result(recipe, folder, mesh, build, settings_of(recipe), started)
+
+
+def config_of(recipe: TextToMeshRecipe) -> DreamFusionConfig:
+    """The quality, with the steps that were asked for."""
+    config = QUALITIES[recipe.quality]
+    return config if recipe.steps is None else replace(config, steps=recipe.steps)
+
+
+def settings_of(recipe: TextToMeshRecipe) -> dict[str, Any]:
+    """What the mesh depends on, as JSON has it."""
+    return plain({name: value for name, value in asdict(recipe).items() if name in SETTINGS})
+
+
+def check_length(prior: Denoiser, prompt: str, views: str) -> None:
+    """Refuse a prompt that is too long with what will be said after it, before anything is written."""
+    said = [prompt]
+    if prior.has_camera_token:
+        said = [f"{prompt}, {background_phrase(None, word)}" for word in world.COLOR_NAMES]
+    if views == "words" or not prior.has_camera_token:
+        said = [text for one in said for text in ViewPrompts().prompts(one)]
+    prior.encode_text(said)

@@ -1,0 +1,1 @@
+"""What becomes of a run or a mesh: other formats, pictures, turntables, a check."""

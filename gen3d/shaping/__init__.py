@@ -1,0 +1,1 @@
+"""What every optimisation of a field has in common, whoever judges its pictures."""

@@ -1,0 +1,323 @@
+"""The published files of motion modules (AnimateDiff v1, v2, v3), read and written, in both key styles.
+
+`original`   one file of the authors' code (mm_sd_v15_v2.ckpt): `down_blocks.0.motion_modules.0.temporal_transformer...`
+`diffusers`  a folder with config.json and safetensors: `down_blocks.0.motion_modules.0. ...`
+
+What the original code computes and diffusers does not: the norm at the start of each module sees one frame at a time,
+and in v1 the norms of the UNet's own residual blocks see all frames together. A file of the original code is read as
+that code would run it, see `genvideo.animatediff.norms`; a folder as diffusers would, but for v1, which diffusers
+changes most. What is written here says how it is to be run, and is read as it says.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from diffusers.models.unets.unet_motion_model import MotionAdapter
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from core2d.app.errors import InputError
+from core2d.app.outputs import atomic_path, write_json
+from core2d.app.registry import bundled
+from core2d.files.loading import load_model, read_json, read_manifest, save_model
+from core2d.files.manifests import Comparison, compare_keys, manifest_of
+from core2d.files.pickles import read_state
+
+Style = Literal["original", "diffusers"]
+PICKLES = (".ckpt", ".pth", ".pt", ".bin")
+OURS = "liftkit.json"  # beside config.json: the facts
+ADAPTER = "domain_adapter.safetensors"  # beside it, where they were trained together
+SETTINGS = "liftkit_settings"  # in the metadata of a safetensors file: what shapes do not tell
+V1_WINDOW = 24
+RENAMES = (  # original, diffusers
+    (".temporal_transformer.", "."), (".attention_blocks.0.", ".attn1."), (".attention_blocks.1.", ".attn2."),
+    (".norms.0.", ".norm1."), (".norms.1.", ".norm2."), (".ff_norm.", ".norm3."),
+)  # fmt: skip
+PLACE = re.compile(r"((?:down|up)_blocks\.\d+|mid_block)\.motion_modules\.\d+\.")
+
+
+@dataclass(frozen=True)
+class Norms:
+    """What the norms of an inflated UNet see.
+
+    Attributes:
+        motion: those of the motion modules, one frame at a time or the whole clip.
+        residual: those of the UNet's own residual blocks.
+    """
+
+    motion: Literal["frame", "clip"] = "clip"
+    residual: Literal["frame", "clip"] = "frame"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """How motion modules are to be run, which no tensor of theirs tells; by default those of modules trained here.
+
+    Attributes:
+        norms: as they were trained.
+        schedule: of the noise: that of their backbone, or AnimateDiff's own, on which the published ones were trained.
+        takes_frames: whether they were trained with frames that are given without noise.
+        shared_noise: the share of the noise that frames are to have in common in sampling.
+        vae: the autoencoder that clips of theirs are decoded with, where it is not that of the backbone: a bundled
+            model, or a folder beside theirs.
+    """
+
+    norms: Norms = Norms()
+    schedule: Literal["backbone", "published"] = "backbone"
+    takes_frames: bool = False
+    shared_noise: float = 0.0
+    vae: str | None = None
+
+
+@dataclass(frozen=True)
+class MotionFile:
+    """Motion modules and what is known of them.
+
+    Attributes:
+        motion: frozen, in eval mode, on the CPU.
+        facts: as their file says; where it says nothing, those of published modules.
+        adapters: files of low-rank changes that they were trained with, and their strengths.
+        report: how the tensors found differ from what the modules need; nothing missing or of another shape.
+        matched: how many tensors were taken.
+        vae: the autoencoder of the facts, as a place.
+    """
+
+    motion: MotionAdapter
+    facts: Facts
+    adapters: Mapping[str | Path, float]
+    report: Comparison
+    matched: int
+    vae: str | Path | None = None
+
+
+def read_motion(name_or_path: str | Path, heads: int | None = None) -> MotionFile:
+    """Read motion modules: a bundled name, a folder, or a file (.safetensors; .ckpt through the allow-list reader).
+
+    Args:
+        heads: of the attention over time, which no tensor tells; 8 in all published files.
+
+    Raises:
+        InputError: nothing there, or something that holds no complete motion modules.
+    """
+    path = bundled().get(str(name_or_path), Path(name_or_path).expanduser())
+    if path.is_dir():
+        return _read_folder(path)
+    if not path.is_file():
+        raise InputError(f"no motion modules at {path}: give a bundled name such as toybox-motion, a folder, or a file")
+    return _read_file(path, heads)
+
+
+def write_motion(
+    path: Path, motion: MotionAdapter, style: Style = "diffusers", facts: Facts = Facts(),
+    dtype: torch.dtype | None = None,
+) -> None:  # fmt: skip
+    """Write motion modules, whole or not at all.
+
+    Args:
+        path: of a folder for `diffusers`, of a .safetensors file for `original`.
+        facts: how they are to be run; of modules that were read, those of their `MotionFile`.
+        dtype: of the weights; as they are by default.
+    """
+    if style == "diffusers":
+        with atomic_path(path) as folder:
+            save_model(motion, folder, dtype)
+            write_json(folder / OURS, asdict(facts))
+        return
+    if path.suffix != ".safetensors":
+        raise InputError(f"cannot write {path}: a file of motion modules ends in .safetensors")
+    state = {name: value.detach().to("cpu", dtype).contiguous() for name, value in to_original(motion).items()}
+    said = settings(motion.config["motion_num_attention_heads"], motion.config["motion_norm_num_groups"], facts)
+    with atomic_path(path) as temporary:
+        save_file(state, temporary, metadata=said)
+
+
+# -- key styles ----------------------------------------------------------------------------------------------------
+
+
+def to_diffusers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors under diffusers' names: prefixes of wrapped models stripped, positional encodings left out."""
+    renamed = {}
+    for name, value in state.items():
+        place = PLACE.search(name)
+        if place is None:
+            renamed[name] = value
+            continue
+        name = name[place.start() :]  # without "module." and the like
+        for original, here in RENAMES:
+            name = name.replace(original, here)
+        if ".pos_encoder." not in name and ".pos_embed." not in name:
+            renamed[name] = value
+    return renamed
+
+
+def to_original(motion: MotionAdapter) -> dict[str, Tensor]:
+    """The tensors of motion modules under the names of the original code, positional encodings in each attention."""
+    state = {}
+    for name, value in motion.state_dict().items():
+        if not name.endswith(".pos_embed.pe"):
+            state[to_original_name(name)] = value
+            continue
+        block = to_original_name(name.removesuffix("pos_embed.pe"))
+        for attention in (0, 1):
+            state[f"{block}attention_blocks.{attention}.pos_encoder.pe"] = value.clone()
+    return state
+
+
+def to_original_name(name: str) -> str:
+    """The original code's name of something in a motion module; names of other things stay as they are."""
+    place = PLACE.search(name)
+    if place is None:
+        return name
+    rest = f".{name[place.end() :]}"
+    for original, here in RENAMES[1:]:
+        rest = rest.replace(here, original)
+    return f"{name[: place.end()]}temporal_transformer{rest}"
+
+
+def config_of(state: Mapping[str, Tensor], window: int, heads: int) -> dict[str, Any]:
+    """The config of the modules that tensors under diffusers' names are of; InputError where they are of none."""
+    shapes = {name: tuple(value.shape) for name, value in state.items() if PLACE.match(name)}
+    blocks = [
+        name for name in shapes if name.startswith("down_blocks.") and name.endswith(".motion_modules.0.norm.weight")
+    ]
+    if not blocks:
+        raise InputError(
+            "no tensor has the name of a motion module, such as down_blocks.0.motion_modules.0.norm.weight"
+        )
+    down = {int(name.split(".")[1]): shapes[name][0] for name in blocks}
+    if sorted(down) != list(range(len(down))):
+        raise InputError(f"motion modules of the blocks {sorted(down)} are there, and those between are not")
+    layers = 1 + max(int(name.split(".")[3]) for name in shapes if name.startswith("down_blocks."))
+    return {
+        "block_out_channels": tuple(down[index] for index in range(len(down))),
+        "motion_layers_per_block": layers,
+        "motion_num_attention_heads": heads,
+        "motion_norm_num_groups": 32 if all(channels % 32 == 0 for channels in down.values()) else 8,
+        "motion_max_seq_length": window,
+        "use_motion_mid_block": any(name.startswith("mid_block.") for name in shapes),
+    }
+
+
+# -- reading -------------------------------------------------------------------------------------------------------
+
+
+def _read_folder(folder: Path) -> MotionFile:
+    config = read_json(folder / "config.json")
+    if config.get("_class_name") != "MotionAdapter":
+        raise InputError(f"{folder} holds a {config.get('_class_name', 'model without a name')}, not motion modules")
+    motion = load_model(MotionAdapter, folder, torch.float32)
+    said = read_json(folder / OURS) if (folder / OURS).is_file() else None
+    facts = _published(motion.config, original=False) if said is None else facts_from(said, folder / OURS)
+    adapters: dict[str | Path, float] = {folder / ADAPTER: 1.0} if (folder / ADAPTER).is_file() else {}
+    beside = folder.parent / (facts.vae or "")
+    vae = beside if facts.vae and beside.is_dir() else facts.vae
+    return MotionFile(motion, facts, adapters, Comparison([], [], []), len(motion.state_dict()), vae)
+
+
+def _read_file(path: Path, heads: int | None) -> MotionFile:
+    state, said = read_tensors(path), settings_in(path)
+    encodings = [value.shape[1] for name, value in state.items() if name.endswith((".pos_encoder.pe", ".pos_embed.pe"))]
+    original = any("temporal_transformer" in name for name in state)
+    found = to_diffusers(state)
+    try:
+        config = config_of(found, min(encodings, default=32), heads or said.get("heads", 8))
+        config |= {"motion_norm_num_groups": said["groups"]} if "groups" in said else {}
+    except InputError as error:
+        raise InputError(f"{path} holds no motion modules: {error}") from None
+    complaint = f"{path} holds no complete motion modules"
+    motion, report, matched = built(MotionAdapter, config, found, complaint, belongs=PLACE.match)
+    facts = facts_from(said["facts"], path) if "facts" in said else _published(config, original)
+    return MotionFile(motion, facts, {}, report, matched, facts.vae)
+
+
+def _published(config: Mapping[str, Any], original: bool) -> Facts:
+    """How modules of others are to be run: in the original style, and in v1, as the authors' code does."""
+    first_version = not config["use_motion_mid_block"] and config["motion_max_seq_length"] == V1_WINDOW
+    norms = Norms("frame", "clip" if first_version else "frame") if original or first_version else Norms()
+    return Facts(norms, "published")
+
+
+def facts_from(said: Any, source: Path) -> Facts:
+    """What a file of ours says; what it leaves out is as in modules trained here. InputError where it is nonsense."""
+    try:
+        facts = Facts(**{**said, "norms": Norms(**said.get("norms", {}))})
+        kinds = {facts.norms.motion, facts.norms.residual} <= {"frame", "clip"}
+        ranges = facts.schedule in ("backbone", "published") and 0 <= facts.shared_noise <= 1
+        names = isinstance(facts.takes_frames, bool) and (facts.vae is None or isinstance(facts.vae, str))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise InputError(f"{source} does not say how its motion modules are to be run: {error}") from None
+    if not (kinds and ranges and names):
+        raise InputError(f"{source} does not say how its motion modules are to be run: {said}")
+    return facts
+
+
+def built(
+    kind: Any,
+    config: Mapping[str, Any],
+    found: Mapping[str, Tensor],
+    complaint: str,
+    belongs: Callable[[str], object] = bool,
+) -> tuple[Any, Comparison, int]:
+    """A model of diffusers with tensors of a file in it, frozen, in eval mode; positional encodings are computed anew.
+
+    Args:
+        kind, config: what it is.
+        found: tensors under diffusers' names.
+        complaint: how the error begins where they do not fit.
+        belongs: which names are of the model; others of them may be there beside it.
+
+    Returns:
+        The model, how the tensors differ from what it needs, and how many were taken.
+
+    Raises:
+        InputError: a tensor is missing, of another shape, or of a layer that the model would not have.
+    """
+    with torch.device("meta"):
+        expected = manifest_of(kind.from_config(config))
+    needed = {name: shape for name, shape in expected.items() if ".pos_embed." not in name}
+    report = compare_keys(needed, {name: tuple(value.shape) for name, value in found.items()})
+    unknown = [name for name in report.unexpected if belongs(name)]
+    if wrong := report.missing + report.mismatched + unknown:
+        raise InputError(
+            f"{complaint}: {len(report.missing)} of {len(needed)} tensors are missing, {len(report.mismatched)} have "
+            f"another shape, {len(unknown)} are unknown (such as {wrong[0]})"
+        )
+    model = kind.from_config(config)
+    model.load_state_dict({name: found[name].float() for name in needed}, strict=False)
+    return model.requires_grad_(False).eval(), report, len(needed)
+
+
+def read_tensors(path: Path) -> Mapping[str, Tensor]:
+    """All tensors of a file; InputError for one that is damaged or of no such kind. No pickle is ever run."""
+    if path.suffix == ".safetensors":
+        read_manifest([path])  # says what is wrong with a damaged one
+        return load_file(path)
+    if path.suffix in PICKLES:
+        return read_state(path)
+    raise InputError(f"{path} is no file of weights: give .safetensors or {', '.join(PICKLES)}")
+
+
+def settings(heads: int, groups: int, facts: Facts) -> dict[str, str]:
+    """The metadata of a safetensors file, with what no tensor of it tells."""
+    return {"format": "pt", SETTINGS: json.dumps({"heads": heads, "groups": groups, "facts": asdict(facts)})}
+
+
+def settings_in(path: Path) -> dict[str, Any]:
+    """Heads, groups and facts as a file of ours names them."""
+    if path.suffix != ".safetensors":
+        return {}
+    with safe_open(path, "pt") as file:
+        said = (file.metadata() or {}).get(SETTINGS, "{}")
+    try:
+        told = json.loads(said)
+    except ValueError:
+        return {}
+    return told if isinstance(told, dict) else {}

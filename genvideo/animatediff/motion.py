@@ -1,0 +1,209 @@
+"""Temporal layers for a 2D UNet: the motion modules of AnimateDiff (Guo et al. 2023, 2307.04725, section 4.2).
+
+    motion = fresh_motion(backbone.family.denoiser)  # adds nothing yet: frames are what the 2D prior draws
+    lifted = MotionBackbone(backbone, motion, frames=16)
+    lifted.predict(x_t, t, condition)  # rows are frames, those of one clip side by side
+
+After every pair of residual block and attention of the UNet stands a small transformer over time: each position of the
+latent attends to itself in all frames. What it adds is zero until it has learned something. The classes are those of
+diffusers, whose fresh modules are not zero.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D, MotionAdapter, UNetMotionModel
+from torch import Tensor, nn
+
+from core2d.app.errors import InputError
+from core2d.app.registry import resolve
+from core2d.files.loading import load_model, quiet_libraries, read_json
+from core2d.prior.backbone import Backbone, Camera, LatentDenoiser
+from core2d.prior.condition import TextCondition
+from core2d.prior.families import StableDiffusion
+from core2d.prior.schedule import NoiseSchedule
+from genvideo.animatediff.formats import Norms
+from genvideo.animatediff.norms import set_norms
+from genvideo.animatediff.sparse_control import Controlled
+
+WINDOW = 32  # frames that the positional encoding of published modules knows (v2, v3)
+IN_MOTION = "motion_modules"  # what the names of temporal weights hold
+
+
+def fresh_motion(
+    unet: UNet2DConditionModel, heads: int = 8, window: int = WINDOW, mid_block: bool = True
+) -> MotionAdapter:
+    """Motion modules that fit a UNet and change nothing: their last layer is zero.
+
+    Args:
+        unet: of the 2D prior.
+        heads: of the attention over time, in every block.
+        window: the most frames that they can tell apart.
+        mid_block: one more module in the middle, as the second version of the paper's models has (21 instead of 20).
+    """
+    config: Any = unet.config
+    motion = MotionAdapter(
+        block_out_channels=tuple(config.block_out_channels),
+        motion_layers_per_block=config.layers_per_block,
+        motion_num_attention_heads=heads,
+        motion_norm_num_groups=config.norm_num_groups,
+        motion_max_seq_length=window,
+        use_motion_mid_block=mid_block,
+    )
+    for module in motion.modules():
+        if isinstance(module, AnimateDiffTransformer3D):
+            nn.init.zeros_(module.proj_out.weight)
+            nn.init.zeros_(module.proj_out.bias)
+    return motion
+
+
+def inflate(unet: UNet2DConditionModel, motion: MotionAdapter) -> UNetMotionModel:
+    """A copy of a UNet with motion modules in it, which takes clips (b, c, f, h, w).
+
+    Raises:
+        InputError: the modules were made for a UNet of another shape, or for one that takes a picture beside the noise.
+    """
+    if motion.config.get("conv_in_channels"):
+        raise InputError("these motion modules take a picture beside the noise (PIA): they are not supported")
+    has, wants = tuple(unet.config["block_out_channels"]), tuple(motion.config["block_out_channels"])
+    if has != wants:
+        raise InputError(f"the motion modules are made for a UNet with blocks of {wants} channels, not of {has}")
+    try:
+        with quiet_libraries():
+            inflated: Any = UNetMotionModel.from_unet2d(unet, motion)  # on the CPU, wherever the UNet is
+            return inflated.to(unet.device, unet.dtype)
+    except (ValueError, RuntimeError) as error:
+        raise InputError(f"the motion modules do not fit the UNet: {str(error).splitlines()[0]}") from error
+
+
+def deflate(unet: UNetMotionModel, motion: MotionAdapter) -> MotionAdapter:
+    """Put the temporal weights of an inflated UNet back into `motion`, and return it: what is saved of a training."""
+    state = {name: value for name, value in unet.state_dict().items() if IN_MOTION in name}
+    motion.load_state_dict(state)
+    return motion
+
+
+def temporal_parameters(unet: UNetMotionModel) -> dict[str, nn.Parameter]:
+    """The parameters of the motion modules, under their names in the inflated UNet."""
+    return {name: parameter for name, parameter in unet.named_parameters() if IN_MOTION in name}
+
+
+def as_clips(rows: Tensor, frames: int) -> Tensor:
+    """(b f, c, h, w) -> (b, c, f, h, w)."""
+    return rows.unflatten(0, (-1, frames)).transpose(1, 2)
+
+
+def as_rows(clips: Tensor) -> Tensor:
+    """(b, c, f, h, w) -> (b f, c, h, w)."""
+    return clips.transpose(1, 2).flatten(0, 1)
+
+
+def mixed_noise(own: Tensor, common: Tensor, share: float) -> Tensor:
+    """Noise of clips (b, c, f, h, w) of which frames have a part in common (PYoCo, 2305.10474, section 4.2).
+
+    A 2D prior draws alike from noise that is alike: temporal layers that learn from such noise have to move a picture,
+    not to find one that all frames agree on.
+
+    Args:
+        own: (b, c, f, h, w) standard normal.
+        common: (b, c, 1, h, w) standard normal.
+        share: of the variance, in [0, 1], that is common.
+    """
+    return share**0.5 * common + (1 - share) ** 0.5 * own
+
+
+def read_vae(name_or_folder: str | Path, dtype: torch.dtype = torch.float32) -> AutoencoderKL:
+    """A bundled autoencoder, a folder of diffusers, or that of a whole model; InputError where there is none."""
+    folder = resolve(name_or_folder)
+    folder = folder / "vae" if (folder / "vae").is_dir() else folder
+    found = read_json(folder / "config.json").get("_class_name", "a model without a name")
+    if found != "AutoencoderKL":
+        raise InputError(f"{folder} holds {found}, not an AutoencoderKL")
+    return load_model(AutoencoderKL, folder, dtype)
+
+
+class MotionBackbone(LatentDenoiser):
+    """A 2D backbone lifted into time. Where a 2D one takes pictures, it takes the frames of clips, side by side.
+
+    Everything that is written against the contract of a denoiser works on it as it is; a row is a frame, and the
+    conditions of all frames of a clip are alike.
+
+    Args:
+        flat: the 2D prior, of the SD 1.x family.
+        motion: modules that fit its UNet.
+        frames: of a clip; may be set at any time.
+        norms: what the norms see, where it is not what diffusers does.
+
+    Attributes:
+        control: frames that a SparseCtrl encoder sees, as many as `frames`; may be set at any time, like these.
+
+    Raises:
+        InputError: another family, or modules that do not fit.
+    """
+
+    has_camera_token = False
+
+    def __init__(self, flat: Backbone, motion: MotionAdapter, frames: int = 16, norms: Norms | None = None):
+        if not isinstance(flat.family, StableDiffusion):
+            raise InputError(f"motion modules are for Stable Diffusion 1.x, not for {flat.family.pipeline_name}")
+        super().__init__(flat.vae, flat.scheduler_config, flat.latent_size)
+        self.control: Controlled | None = None
+        self.flat, self.motion, self.frames = flat, motion, frames
+        self.unet = inflate(flat.family.denoiser, motion).requires_grad_(False).eval()
+        self._clip_norms = set_norms(self.unet, norms or Norms())
+        self.unet.requires_grad_(False)  # the norms, too
+        self.device, self.dtype = flat.device, flat.dtype
+
+    @property
+    def window(self) -> int:
+        """The most frames that its modules can tell apart."""
+        return self.motion.config["motion_max_seq_length"]
+
+    def use_schedule(self, config: dict[str, Any]) -> None:
+        """Take another noise schedule than that of the 2D prior: published modules were trained on their own."""
+        self.scheduler_config, self.schedule = config, NoiseSchedule.from_config(config)
+
+    def use_vae(self, vae: AutoencoderKL) -> None:
+        """Take another autoencoder for the same latents; InputError if its latents are others."""
+        ours, theirs = (
+            (one.config["latent_channels"], len(one.config["block_out_channels"]), one.config["scaling_factor"])
+            for one in (self.vae, vae)
+        )
+        if ours != theirs:
+            what = "channels, levels and scale"
+            raise InputError(f"this autoencoder has other latents ({what} {theirs}) than the model's ({ours})")
+        self.vae = vae.requires_grad_(False).eval().to(self.vae.device)
+        self._vae_config = vae.config
+
+    def encode_text(self, prompts: list[str]) -> TextCondition:
+        return self.flat.encode_text(prompts)
+
+    def network(self, x_t: Tensor, t: int | Tensor, condition: TextCondition, camera: Camera | None = None) -> Tensor:
+        """The network's own output (b f, c, h, w); arguments have a row for each frame, or one for all."""
+        if camera is not None:
+            raise InputError("clips are asked for in words: say how the camera moves in the prompt")
+        if not 1 <= self.frames <= self.window or len(x_t) % self.frames:
+            raise ValueError(f"{len(x_t)} frames in clips of {self.frames}: they can have up to {self.window}")
+        for norm in self._clip_norms:
+            norm.frames = self.frames
+        clips = as_clips(x_t.to(self.device, self.dtype), self.frames)  # (b, c, f, h, w)
+        steps = torch.as_tensor(t, device=self.device).expand(len(x_t))[:: self.frames]  # (b,)
+        tokens = condition.expand(len(x_t)).to(self.device, self.dtype).tokens  # (b f, n, d)
+        added = {} if self.control is None else self.control.residuals(clips, steps, tokens)
+        output = self.unet(clips, steps, encoder_hidden_states=tokens, return_dict=False, **added)[0]
+        return as_rows(output).to(x_t)
+
+    def encode_clips(self, clips: Tensor, at_once: int = 16) -> Tensor:
+        """(b, 3, f, H, W) in [0, 1] -> latents (b, c, f, h, w), each frame by itself, so many at a time."""
+        rows = torch.cat([self.encode_images(part) for part in as_rows(clips).split(at_once)])
+        return as_clips(rows, clips.shape[2])
+
+    def decode_clips(self, latents: Tensor, at_once: int = 16) -> Tensor:
+        """(b, c, f, h, w) -> (b, 3, f, H, W) in [0, 1], so many frames at a time."""
+        rows = torch.cat([self.decode(part) for part in as_rows(latents).split(at_once)])
+        return as_clips(rows, latents.shape[2])

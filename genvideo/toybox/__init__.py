@@ -1,0 +1,1 @@
+"""Toybox in time: how its models of clips are trained and how clips of it are scored."""
