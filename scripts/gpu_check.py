@@ -198,15 +198,15 @@ def train_stage(name: str, plan: Plan) -> Numbers:
     """One stage of `scripts/train_bundled.py` with the recipe for a GPU, for what is left of the minutes."""
     from train_bundled import STAGES
 
-    from core2d.bundled.stages import Family
+    from core2d.bundled.stages import TrainingSetup
 
     started = time.perf_counter()
     pictures = plan.pictures // 3 if name == "judge" else plan.pictures  # rejects are drawn by one process: fewer
     draw_data(name, plan.runs / "data", pictures)
     left = plan.minutes - (time.perf_counter() - started) / 60 - SCORING_MINUTES[name]
     changes = RECIPES[name] | {"minutes": max(left, 0.2)} | ({"steps": plan.steps} if plan.steps else {})
-    family = Family(plan.assets, plan.runs, SIZE, pictures, plan.fresh, not plan.fresh, tuple(changes.items()))
-    found = STAGES[name].run(family)
+    setup = TrainingSetup(plan.assets, plan.runs, SIZE, pictures, plan.fresh, not plan.fresh, tuple(changes.items()))
+    found = STAGES[name].run(setup)
     split_folder(plan.assets, plan.out / "weights")
     line = json.loads((plan.assets / STAGES[name].folder / "training.json").read_text())[-1]
     finished = float(line["steps"] >= line["recipe"]["steps"])

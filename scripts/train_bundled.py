@@ -15,7 +15,7 @@ from pathlib import Path
 from core2d.app.program import main_guard
 from core2d.app.registry import assets_folder
 from core2d.bundled import stages
-from core2d.bundled.stages import Family, state_of
+from core2d.bundled.stages import TrainingSetup, state_of
 from gen3d.toybox.bundled import MATTING, ZERO123
 from genvideo.toybox.bundled import FRAME_JUDGE, MOTION
 from genvideo.toybox.video_vae import VIDEO_VAE
@@ -39,16 +39,16 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true", help="go on from the run folder's newest checkpoint")
     given = parser.parse_args()
     changes = {name: getattr(given, name) for name in ("minutes", "steps", "batch_size", "learning_rate")}
-    family = Family(
+    setup = TrainingSetup(
         given.assets, given.runs, given.size, given.pictures, given.fresh, given.resume,
         tuple((name, value) for name, value in changes.items() if value is not None),
     )  # fmt: skip
     if given.list:
         for stage in STAGES.values():
-            print(json.dumps(state_of(family, stage)))
+            print(json.dumps(state_of(setup, stage)))
         return
     for name in given.stages or STAGES:
-        print(json.dumps({"stage": name, **STAGES[name].run(family)}), flush=True)
+        print(json.dumps({"stage": name, **STAGES[name].run(setup)}), flush=True)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from core2d.prior.camera_token import CameraToken
 from core2d.prior.families import StableDiffusion
 from core2d.prior.schedule import NoiseSchedule
 from core2d.toybox.dataset import Pictures
-from core2d.training.latent_diffusion import Denoiser, DenoisingTask
+from core2d.training.latent_diffusion import DenoisingTask, PriorNetworks
 from core2d.training.loop import TrainingRecipe
 
 CHANNELS = (64, 112)
@@ -30,7 +30,7 @@ RECIPE = TrainingRecipe(
 )
 
 
-def build(latent_size: int, text_encoder: CLIPTextModel | None = None) -> Denoiser:
+def build(latent_size: int, text_encoder: CLIPTextModel | None = None) -> PriorNetworks:
     """A fresh UNet for latents of `latent_size`, with a camera token; to be trained with a text tower, or without."""
     unet = UNet2DConditionModel(
         sample_size=latent_size,
@@ -42,7 +42,7 @@ def build(latent_size: int, text_encoder: CLIPTextModel | None = None) -> Denois
         attention_head_dim=4,  # diffusers' name for the number of heads
         norm_num_groups=8,
     )
-    return Denoiser(unet, CameraToken(context_dim=WIDTH), text_encoder)
+    return PriorNetworks(unet, CameraToken(context_dim=WIDTH), text_encoder)
 
 
 def scheduler() -> DDIMScheduler:
@@ -72,7 +72,7 @@ def encode_latents(
 
 
 def task(
-    model: Denoiser,
+    model: PriorNetworks,
     pictures: Pictures,
     posteriors: tuple[Tensor, Tensor],
     tokens: Tensor,
@@ -101,7 +101,7 @@ def task(
 
 
 def assemble(
-    model: Denoiser, autoencoder: AutoencoderKL, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer
+    model: PriorNetworks, autoencoder: AutoencoderKL, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer
 ) -> Backbone:
     """The trained parts as one backbone, as a folder of Stable Diffusion's layout would load."""
     parts = {"tokenizer": tokenizer, "text_encoder": text_encoder, "unet": model.unet}
@@ -110,16 +110,16 @@ def assemble(
     return Backbone(family, autoencoder, {"_class_name": "DDIMScheduler", **scheduler().config}, model.camera_token)
 
 
-def load(folder: Path) -> Denoiser:
+def load(folder: Path) -> PriorNetworks:
     """The parts of a prior that are trained, from its folder, in float32."""
-    return Denoiser(
+    return PriorNetworks(
         load_model(UNet2DConditionModel, folder / "unet", torch.float32),
         load_model(CameraToken, folder / "camera_token", torch.float32),
         load_model(CLIPTextModel, folder / "text_encoder", torch.float32),
     )
 
 
-def mean_of(model: Denoiser, other: Denoiser) -> Denoiser:
+def mean_of(model: PriorNetworks, other: PriorNetworks) -> PriorNetworks:
     """A model whose weights lie in the middle between two of the same shape."""
     middle, states = copy.deepcopy(model), (model.state_dict(), other.state_dict())
     middle.load_state_dict({name: torch.lerp(value, states[1][name], 0.5) if value.is_floating_point() else value

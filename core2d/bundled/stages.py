@@ -30,14 +30,14 @@ from core2d.files.loading import load_model, save_model
 from core2d.systems.text_to_image.pipeline import TextToImage
 from core2d.toybox import world
 from core2d.toybox.judge import MotionJudge, PictureJudge, load_motion_judge, load_picture_judge
-from core2d.training.latent_diffusion import Denoiser
+from core2d.training.latent_diffusion import PriorNetworks
 from core2d.training.loop import Task, TrainingRecipe, train
 
 Judge = TypeVar("Judge", PictureJudge, MotionJudge)
 
 
 @dataclass(frozen=True)
-class Family:
+class TrainingSetup:
     """Where a family of bundled models lives and how it is trained.
 
     Attributes:
@@ -86,39 +86,39 @@ class Stage:
 
     name: str
     folder: str
-    run: Callable[[Family], scores.Scores]
+    run: Callable[[TrainingSetup], scores.Scores]
     main_score: str
     about: str
 
 
-def train_vae(family: Family) -> scores.Scores:
+def train_vae(setup: TrainingSetup) -> scores.Scores:
     """The autoencoder, seen through CLIP's eyes once there is one; under a prior, only its decoder is trained on."""
-    folder = family.assets / "toybox-sd" / "vae"
+    folder = setup.assets / "toybox-sd" / "vae"
     torch.manual_seed(1)
-    fresh = family.starts_fresh(folder)
-    if family.fresh and (family.assets / "toybox-sd" / "unet").is_dir():
-        raise InputError(f"a fresh autoencoder does not fit the prior in {family.assets}: give another --assets folder")
-    model = vae.build(family.size) if fresh else load_model(AutoencoderKL, folder, torch.float32)
-    stands = not fresh and (family.assets / "toybox-sd" / "unet").is_dir()
+    fresh = setup.starts_fresh(folder)
+    if setup.fresh and (setup.assets / "toybox-sd" / "unet").is_dir():
+        raise InputError(f"a fresh autoencoder does not fit the prior in {setup.assets}: give another --assets folder")
+    model = vae.build(setup.size) if fresh else load_model(AutoencoderKL, folder, torch.float32)
+    stands = not fresh and (setup.assets / "toybox-sd" / "unet").is_dir()
     model = vae.only_decoder(model) if stands else model.requires_grad_(True)
     with processes().main_process_first():
-        pictures = training_pictures(family.data, family.pictures, family.size)
-    recipe = family.recipe(vae.RECIPE)
-    eyes = vae.eyes_in(family.assets / "toybox-clip")
-    spent = run_training(family, "vae", vae.task(model, pictures, eyes), recipe)
+        pictures = training_pictures(setup.data, setup.pictures, setup.size)
+    recipe = setup.recipe(vae.RECIPE)
+    eyes = vae.eyes_in(setup.assets / "toybox-clip")
+    spent = run_training(setup, "vae", vae.task(model, pictures, eyes), recipe)
     if not stands:
         mean, deviation = prior.encode_latents(model, pictures.first(2048))
         second_moment = (mean.float().square() + deviation.float().square()).mean() - mean.float().mean().square()
         model.register_to_config(scaling_factor=round(second_moment.rsqrt().item(), 5))
-    judge, seed = family.assets / "toybox-judge", world.TUNING_SEEDS[0]
-    before = None if fresh else _read(load_model(AutoencoderKL, folder, torch.float32), judge, seed, family.size)
-    found = scores.vae_scores(model, seed, family.size) | _read(model, judge, seed, family.size)
+    judge, seed = setup.assets / "toybox-judge", world.TUNING_SEEDS[0]
+    before = None if fresh else _read(load_model(AutoencoderKL, folder, torch.float32), judge, seed, setup.size)
+    found = scores.vae_scores(model, seed, setup.size) | _read(model, judge, seed, setup.size)
 
     def save() -> None:
         with atomic_path(folder) as temporary:
             save_model(model, temporary, torch.float16)
 
-    return keep(family, STAGES["vae"], recipe, spent, found, save, before)
+    return keep(setup, STAGES["vae"], recipe, spent, found, save, before)
 
 
 def _read(model: AutoencoderKL, judge_folder: Path, seed: int, size: int) -> scores.Scores:
@@ -127,72 +127,72 @@ def _read(model: AutoencoderKL, judge_folder: Path, seed: int, size: int) -> sco
     return scores.reconstruction_scores(model, judge, seed, size) if judge else {}
 
 
-def train_clip(family: Family) -> scores.Scores:
+def train_clip(setup: TrainingSetup) -> scores.Scores:
     """Both CLIP towers and, at the first time, the tokenizer."""
-    folder = family.assets / "toybox-clip"
+    folder = setup.assets / "toybox-clip"
     torch.manual_seed(2)
-    if family.starts_fresh(folder):
+    if setup.starts_fresh(folder):
         tokenizer = clip.build_tokenizer()
-        model = clip.build(tokenizer, family.size)
+        model = clip.build(tokenizer, setup.size)
     else:
         tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         model = load_model(CLIPModel, folder, torch.float32).requires_grad_(True)
     with processes().main_process_first():
-        pictures = training_pictures(family.data, family.pictures, family.size)
-    recipe = family.recipe(clip.RECIPE)
-    spent = run_training(family, "clip", clip.task(model, tokenizer, pictures), recipe)
-    found = scores.clip_scores(model, tokenizer, world.TUNING_SEEDS[0], family.size)
+        pictures = training_pictures(setup.data, setup.pictures, setup.size)
+    recipe = setup.recipe(clip.RECIPE)
+    spent = run_training(setup, "clip", clip.task(model, tokenizer, pictures), recipe)
+    found = scores.clip_scores(model, tokenizer, world.TUNING_SEEDS[0], setup.size)
 
     def save() -> None:
         history = history_of(folder)
         with atomic_path(folder) as temporary:
             save_model(model, temporary, torch.float16)
             tokenizer.save_pretrained(temporary)
-            write_json(temporary / "preprocessor_config.json", clip.image_processor(family.size))
+            write_json(temporary / "preprocessor_config.json", clip.image_processor(setup.size))
             write_json(temporary / "training.json", history)
 
-    return keep(family, STAGES["clip"], recipe, spent, found, save)
+    return keep(setup, STAGES["clip"], recipe, spent, found, save)
 
 
-def train_prior(family: Family) -> scores.Scores:
+def train_prior(setup: TrainingSetup) -> scores.Scores:
     """The UNet with its camera token and its own copy of CLIP's text tower, on the latents of the VAE."""
-    folder = family.assets / "toybox-sd"
-    clip_folder = family.assets / "toybox-clip"
+    folder = setup.assets / "toybox-sd"
+    clip_folder = setup.assets / "toybox-clip"
     for needed in (folder / "vae", clip_folder):
         if not needed.is_dir():
             raise InputError(f"the prior needs {needed}: train the vae and clip stages first")
     autoencoder = load_model(AutoencoderKL, folder / "vae", torch.float32)
     tokenizer = CLIPTokenizer.from_pretrained(clip_folder, local_files_only=True)
     torch.manual_seed(3)
-    if family.starts_fresh(folder / "unet"):
+    if setup.starts_fresh(folder / "unet"):
         text_encoder = text_tower(load_model(CLIPModel, clip_folder, torch.float32))
-        model = prior.build(family.size // 2 ** (len(vae.CHANNELS) - 1), text_encoder)
+        model = prior.build(setup.size // 2 ** (len(vae.CHANNELS) - 1), text_encoder)
     else:
         model = prior.load(folder)
         assert model.text_encoder is not None
         text_encoder = model.text_encoder
     model.requires_grad_(True)
     with processes().main_process_first():
-        pictures = training_pictures(family.data, family.pictures, family.size)
+        pictures = training_pictures(setup.data, setup.pictures, setup.size)
     accelerator = torch.accelerator.current_accelerator() or torch.device("cpu")
     autoencoder.to(accelerator)  # pyright: ignore[reportArgumentType]
     posteriors = prior.encode_latents(autoencoder, pictures)
     autoencoder.cpu()
     tokens, empty = clip.tokenise(tokenizer, pictures.captions), clip.tokenise(tokenizer, [""])[0]
     task = prior.task(model, pictures, posteriors, tokens, empty, autoencoder.config["scaling_factor"])
-    recipe = family.recipe(prior.RECIPE)
+    recipe = setup.recipe(prior.RECIPE)
     if accelerator.type == "cpu":  # where the backward of torch's fused attention is half of a whole step
         model.unet.set_attn_processor(AttnProcessor())
         text_encoder.set_attn_implementation("eager")
-    spent = run_training(family, "prior", task, recipe)
+    spent = run_training(setup, "prior", task, recipe)
     model.unet.set_attn_processor(AttnProcessor2_0())
     text_encoder.set_attn_implementation("sdpa")
-    return keep_prior(family, model, autoencoder, tokenizer, recipe, spent)
+    return keep_prior(setup, model, autoencoder, tokenizer, recipe, spent)
 
 
 def keep_prior(
-    family: Family,
-    model: Denoiser,
+    setup: TrainingSetup,
+    model: PriorNetworks,
     autoencoder: AutoencoderKL,
     tokenizer: CLIPTokenizer,
     recipe: TrainingRecipe,
@@ -202,17 +202,17 @@ def keep_prior(
 
     Where one was trained from the other, the middle is often better than both ends.
     """
-    folder, judge = family.assets / "toybox-sd", family.assets / "toybox-judge"
+    folder, judge = setup.assets / "toybox-sd", setup.assets / "toybox-judge"
     seed, main = world.TUNING_SEEDS[0], STAGES["prior"].main_score
 
-    def scored(weights: Denoiser) -> tuple[scores.Scores, TextToImage]:
+    def scored(weights: PriorNetworks) -> tuple[scores.Scores, TextToImage]:
         assert weights.text_encoder is not None
         pipeline = TextToImage(prior.assemble(weights, autoencoder, weights.text_encoder, tokenizer))
         return prior_and_camera_scores(pipeline, seed, judge), pipeline
 
     found, pipeline = scored(model)
     before, averaged = None, False
-    if not family.starts_fresh(folder / "unet"):
+    if not setup.starts_fresh(folder / "unet"):
         standing = prior.load(folder)
         before, _ = scored(standing)  # judge and decoder may be others than those that its noted score came from
         mean, middle = scored(prior.mean_of(model, standing))
@@ -225,37 +225,37 @@ def keep_prior(
             pipeline.save_pretrained(temporary, torch.float16)
             write_json(temporary / "training.json", history)
 
-    return keep(family, STAGES["prior"], recipe, spent, found, save, before, {"averaged": averaged})
+    return keep(setup, STAGES["prior"], recipe, spent, found, save, before, {"averaged": averaged})
 
 
-def train_judge(family: Family) -> scores.Scores:
+def train_judge(setup: TrainingSetup) -> scores.Scores:
     """The picture judge."""
 
     def task(model: PictureJudge) -> judges.PictureJudgeTask:
         # rejects are of endless kinds, and a judge that knows too few of them learns those by heart
-        pictures = judges.judge_pictures(family.data, 2 * family.pictures, 64)
-        return judges.PictureJudgeTask(model, pictures, judges.reject_pictures(family.data, 4 * family.pictures, 64))
+        pictures = judges.judge_pictures(setup.data, 2 * setup.pictures, 64)
+        return judges.PictureJudgeTask(model, pictures, judges.reject_pictures(setup.data, 4 * setup.pictures, 64))
 
     return train_a_judge(
-        family, STAGES["judge"], "picture", PictureJudge, load_picture_judge, task, judges.PICTURE_RECIPE,
+        setup, STAGES["judge"], "picture", PictureJudge, load_picture_judge, task, judges.PICTURE_RECIPE,
         scores.judge_scores,
     )  # fmt: skip
 
 
-def train_motion_judge(family: Family) -> scores.Scores:
+def train_motion_judge(setup: TrainingSetup) -> scores.Scores:
     """The motion judge."""
 
     def task(model: MotionJudge) -> judges.MotionJudgeTask:
-        return judges.MotionJudgeTask(model, *judges.judge_clips(family.data, family.pictures // 6, 64))
+        return judges.MotionJudgeTask(model, *judges.judge_clips(setup.data, setup.pictures // 6, 64))
 
     return train_a_judge(
-        family, STAGES["motion-judge"], "motion", MotionJudge, load_motion_judge, task, judges.MOTION_RECIPE,
+        setup, STAGES["motion-judge"], "motion", MotionJudge, load_motion_judge, task, judges.MOTION_RECIPE,
         scores.motion_judge_scores,
     )  # fmt: skip
 
 
 def train_a_judge(
-    family: Family,
+    setup: TrainingSetup,
     stage: Stage,
     file: str,
     fresh: Callable[[], Judge],
@@ -265,16 +265,16 @@ def train_a_judge(
     score: Callable[[Judge, int], scores.Scores],
 ) -> scores.Scores:
     """One judge; `task` draws its pictures at the first time."""
-    folder = family.assets / stage.folder
+    folder = setup.assets / stage.folder
     torch.manual_seed(4)
-    model = fresh() if family.starts_fresh(folder / f"{file}.safetensors") else load(folder)
+    model = fresh() if setup.starts_fresh(folder / f"{file}.safetensors") else load(folder)
     model.requires_grad_(True)
     with processes().main_process_first():
         work = task(model)
-    recipe = family.recipe(recipe)
-    spent = run_training(family, stage.name, work, recipe)
+    recipe = setup.recipe(recipe)
+    spent = run_training(setup, stage.name, work, recipe)
     found = score(model.eval(), world.TUNING_SEEDS[0])
-    return keep(family, stage, recipe, spent, found, lambda: judges.save(model, folder, file))
+    return keep(setup, stage, recipe, spent, found, lambda: judges.save(model, folder, file))
 
 
 STAGES = {
@@ -312,9 +312,9 @@ def judge_in(folder: Path) -> PictureJudge | None:
     return load_picture_judge(folder) if (folder / "picture.safetensors").is_file() else None
 
 
-def state_of(family: Family, stage: Stage) -> dict[str, object]:
+def state_of(setup: TrainingSetup, stage: Stage) -> dict[str, object]:
     """What the last kept training of a stage says: steps, hours and scores over all its calls."""
-    lines = [line for line in history_of(family.assets / stage.folder) if line["stage"] == stage.name]
+    lines = [line for line in history_of(setup.assets / stage.folder) if line["stage"] == stage.name]
     if not lines:
         return {"stage": stage.name, "state": "not trained", "about": stage.about}
     total = {"steps": sum(line["steps"] for line in lines), "hours": sum(line["seconds"] for line in lines) / 3600}
@@ -334,13 +334,13 @@ class Spent:
         return Spent(self.steps + other.steps, self.seconds + other.seconds, self.diaries + other.diaries)
 
 
-def run_training(family: Family, name: str, task: Task[Any], recipe: TrainingRecipe) -> Spent:
+def run_training(setup: TrainingSetup, name: str, task: Task[Any], recipe: TrainingRecipe) -> Spent:
     """Train and leave the averaged weights in the task's model; calls that were stopped count in the one after them."""
     transformers_logging.disable_progress_bar()
-    folder = family.runs / name
+    folder = setup.runs / name
     diary = folder / "counted.json"  # what `training.json` has of this run
-    counted = json.loads(diary.read_text()) if family.resume and diary.is_file() else {"steps": 0, "seconds": 0.0}
-    result = train(task, recipe, folder, resume=family.resume)
+    counted = json.loads(diary.read_text()) if setup.resume and diary.is_file() else {"steps": 0, "seconds": 0.0}
+    result = train(task, recipe, folder, resume=setup.resume)
     task.model.load_state_dict(result.ema)
     task.model.cpu().eval()
     total = {"steps": result.step, "seconds": result.seconds}
@@ -353,7 +353,7 @@ def processes() -> PartialState:
 
 
 def keep(
-    family: Family,
+    setup: TrainingSetup,
     stage: Stage,
     recipe: TrainingRecipe,
     spent: Spent,
@@ -368,8 +368,8 @@ def keep(
     """
     if not processes().is_main_process:
         return found
-    folder = family.assets / stage.folder
-    before = None if family.fresh else (shipped or state_of(family, stage)).get(stage.main_score)
+    folder = setup.assets / stage.folder
+    before = None if setup.fresh else (shipped or state_of(setup, stage)).get(stage.main_score)
     now = found.get(stage.main_score)
     kept = not isinstance(before, float) or (now is not None and now > before)
     if now is not None and not math.isfinite(now):
@@ -382,15 +382,15 @@ def keep(
         "kept": kept,
         "steps": spent.steps,
         "seconds": round(spent.seconds, 1),
-        "pictures": family.pictures,
-        "size": family.size,
+        "pictures": setup.pictures,
+        "size": setup.size,
         "toybox_version": world.VERSION,
         "recipe": asdict(recipe),
         "machine": machine(),
         **(facts or {}),
         "scores": {key: round(value, 4) for key, value in found.items()},
     }
-    earlier = [entry for entry in history_of(folder) if not (family.fresh and entry["stage"] == stage.name)]
+    earlier = [entry for entry in history_of(folder) if not (setup.fresh and entry["stage"] == stage.name)]
     write_json(folder / "training.json", [*earlier, line])
     for diary, total in spent.diaries:
         write_json(diary, total)

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from core2d.app.errors import InputError
-from core2d.prior.backbone import Denoiser
+from core2d.prior.backbone import Prior
 from core2d.prior.cameras import Cameras
 
 Info = dict[str, Tensor]  # detached; "t" and "gradient_norm" (b,) of every guidance here
@@ -32,7 +32,7 @@ class Guidance(Protocol):
         ...
 
 
-def images_for(prior: Denoiser, images: Tensor, step: int) -> Tensor:
+def images_for(prior: Prior, images: Tensor, step: int) -> Tensor:
     """(b, 3, H, H) images of the prior's size, made of (b, 3, h, h); differentiable.
 
     Raises:

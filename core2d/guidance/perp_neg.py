@@ -13,9 +13,9 @@ from torch import Tensor
 from core2d.app.errors import InputError
 from core2d.guidance.sds import ScoreDistillation, ScoreDistillationConfig
 from core2d.guidance.view_prompts import is_overhead, view_weights
-from core2d.prior.backbone import Denoiser, rescale_contrast
+from core2d.prior.backbone import Prior, rescale_contrast
 from core2d.prior.cameras import Cameras
-from core2d.prior.condition import TextCondition
+from core2d.prior.condition import Condition
 from core2d.prior.schedule import Prediction
 
 # f(r) = a exp(-b r) + c, the published curves as threestudio ships them. All but the last fall to 0 at r = 1.
@@ -37,7 +37,7 @@ class PerpNegDistillation(ScoreDistillation):
     """
 
     def __init__(
-        self, prior: Denoiser, config: ScoreDistillationConfig | None = None, seed: int = 0, strength: float = 1.0
+        self, prior: Prior, config: ScoreDistillationConfig | None = None, seed: int = 0, strength: float = 1.0
     ):
         super().__init__(prior, config, seed)
         self.strength = strength
@@ -50,7 +50,7 @@ class PerpNegDistillation(ScoreDistillation):
         prior, rows, wording = self.prior, len(x_t), self.config.wording
         without, wanted = prior.encode_text([self.config.negative_prompt]), wording.condition(prior, prompt, cameras)
         front, side = (prior.encode_text([text]) for text in wording.prompts(prompt)[:2])
-        conditions = TextCondition.cat([one.expand(rows) for one in (without, wanted, front, side)])
+        conditions = Condition.cat([one.expand(rows) for one in (without, wanted, front, side)])
         everything = prior.predict(x_t.repeat(4, 1, 1, 1), t.repeat(4), conditions)  # (4b, c, h, w)
         eps_0, eps_wanted, eps_front, eps_side = everything.eps.chunk(4)
         weights = self.strength * negative_weights(cameras.azimuth, cameras.elevation).to(x_t)  # (n, 2)

@@ -21,9 +21,9 @@ from core2d.app.errors import InputError
 from core2d.guidance.annealing import TimeRange
 from core2d.guidance.base import Info, images_for, loss_of, require_finite
 from core2d.guidance.view_prompts import ViewPrompts
-from core2d.prior.backbone import Denoiser
+from core2d.prior.backbone import Prior
 from core2d.prior.cameras import Cameras
-from core2d.prior.condition import TextCondition
+from core2d.prior.condition import Condition
 from core2d.prior.schedule import Prediction
 from core2d.training.loop import step_seed
 
@@ -89,7 +89,7 @@ class ScoreDistillation:
         InputError: the camera token is asked for and the prior has none.
     """
 
-    def __init__(self, prior: Denoiser, config: ScoreDistillationConfig | None = None, seed: int = 0):
+    def __init__(self, prior: Prior, config: ScoreDistillationConfig | None = None, seed: int = 0):
         self.prior, self.config, self.seed = prior, config or ScoreDistillationConfig(), seed
         if self.config.views == "camera" and not prior.has_camera_token:
             raise InputError('this model has no camera token: use views="words"')
@@ -130,7 +130,7 @@ class ScoreDistillation:
         unconditional = self.prior.encode_text([self.config.negative_prompt])
         return self.prior.predict_cfg(x_t, t, condition, unconditional, scale, rescale, camera, rescale_on="x0")
 
-    def view(self, prompt: str, cameras: Cameras | None) -> tuple[TextCondition, Cameras | None]:
+    def view(self, prompt: str, cameras: Cameras | None) -> tuple[Condition, Cameras | None]:
         """What the prior is told: the plain prompt and a camera, or a prompt in which the view is described."""
         if cameras is None:
             if self.config.views != "auto":

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from core2d.app.errors import InputError
-from core2d.prior.backbone import Denoiser
+from core2d.prior.backbone import Prior
 from core2d.prior.cameras import Cameras
-from core2d.prior.condition import TextCondition
+from core2d.prior.condition import Condition
 
 VIEWS = ("front", "side", "back", "overhead")
 OVERHEAD_ABOVE = math.radians(60.0)  # elevation
@@ -42,7 +42,7 @@ class ViewPrompts:
         """The four prompts: front, side, back, overhead."""
         return [self.template.replace("{view}", word).replace("{prompt}", prompt) for word in self.words]
 
-    def condition(self, prior: Denoiser, prompt: str, cameras: Cameras) -> TextCondition:
+    def condition(self, prior: Prior, prompt: str, cameras: Cameras) -> Condition:
         """n rows: what each camera sees. Prompts of views that no camera has are not encoded."""
         choose = view_weights if self.interpolate else view_windows
         weights = choose(cameras.azimuth, cameras.elevation)  # (n, 4)
@@ -89,7 +89,7 @@ def _overhead_if_high(around: Tensor, elevation: Tensor) -> Tensor:
     return torch.where(is_overhead(elevation)[:, None], overhead, around)
 
 
-def mix(conditions: TextCondition, weights: Tensor) -> TextCondition:
+def mix(conditions: Condition, weights: Tensor) -> Condition:
     """n mixtures of v encoded prompts by weights (n, v).
 
     A token counts as real where it is real in any prompt that takes part.

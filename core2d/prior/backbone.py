@@ -26,7 +26,7 @@ from core2d.app.errors import InputError
 from core2d.app.registry import resolve
 from core2d.files.loading import load_model, read_json
 from core2d.prior.camera_token import CameraToken, camera_features
-from core2d.prior.condition import TextCondition
+from core2d.prior.condition import Condition
 from core2d.prior.families import Family, family_of
 from core2d.prior.schedule import NoiseSchedule, Prediction
 
@@ -38,7 +38,7 @@ Generators = torch.Generator | list[torch.Generator]
 Camera = Any  # core2d.prior.cameras.Cameras, or a (n, 5) tensor of camera features
 
 
-class Denoiser(ABC):
+class Prior(ABC):
     """The contract that guidance and samplers are written against: a backbone, or an oracle."""
 
     schedule: NoiseSchedule
@@ -60,7 +60,7 @@ class Denoiser(ABC):
         return self.schedule.num_train_timesteps
 
     @abstractmethod
-    def encode_text(self, prompts: list[str]) -> TextCondition:
+    def encode_text(self, prompts: list[str]) -> Condition:
         """One row for each prompt; "" is the unconditional row. InputError if a prompt is too long."""
 
     @abstractmethod
@@ -77,16 +77,14 @@ class Denoiser(ABC):
         """
 
     @abstractmethod
-    def network(self, x_t: Tensor, t: int | Tensor, condition: TextCondition, camera: Camera | None = None) -> Tensor:
+    def network(self, x_t: Tensor, t: int | Tensor, condition: Condition, camera: Camera | None = None) -> Tensor:
         """The network's own output (b, c, h, w), whatever it predicts. Arguments as for `predict`."""
 
     def add_noise(self, x0: Tensor, noise: Tensor, t: int | Tensor) -> Tensor:
         """x_t = alpha_t x0 + sigma_t noise, at one step t or at (b,) steps."""
         return self.schedule.add_noise(x0, noise, t)
 
-    def predict(
-        self, x_t: Tensor, t: int | Tensor, condition: TextCondition, camera: Camera | None = None
-    ) -> Prediction:
+    def predict(self, x_t: Tensor, t: int | Tensor, condition: Condition, camera: Camera | None = None) -> Prediction:
         """What the prior makes of x_t.
 
         Args:
@@ -102,8 +100,8 @@ class Denoiser(ABC):
         self,
         x_t: Tensor,
         t: int | Tensor,
-        condition: TextCondition,
-        unconditional: TextCondition,
+        condition: Condition,
+        unconditional: Condition,
         scale: float | Tensor,
         camera: Camera | None = None,
     ) -> tuple[Tensor, Tensor]:
@@ -113,7 +111,7 @@ class Denoiser(ABC):
         the view.
         """
         rows = len(x_t)
-        both = TextCondition.cat([unconditional.expand(rows), condition.expand(rows)])
+        both = Condition.cat([unconditional.expand(rows), condition.expand(rows)])
         twice = torch.as_tensor(t, device=x_t.device).expand(rows).repeat(2)  # (2b,)
         view = None if camera is None else camera_features(camera).expand(rows, -1).repeat(2, 1)  # (2b, 5)
         output = self.network(x_t.repeat(2, 1, 1, 1), twice, both, view)  # (2b, c, h, w)
@@ -124,8 +122,8 @@ class Denoiser(ABC):
         self,
         x_t: Tensor,
         t: int | Tensor,
-        condition: TextCondition,
-        unconditional: TextCondition,
+        condition: Condition,
+        unconditional: Condition,
         scale: float | Tensor,
         rescale: float = 0.0,
         camera: Camera | None = None,
@@ -151,7 +149,7 @@ class Denoiser(ABC):
         return prediction
 
 
-class LatentDenoiser(Denoiser):
+class LatentPrior(Prior):
     """A denoiser in the latent space of an autoencoder.
 
     Args:
@@ -195,7 +193,7 @@ class LatentDenoiser(Denoiser):
         return like.new_tensor(mean).view(1, -1, 1, 1), like.new_tensor(scale).view(1, -1, 1, 1)
 
 
-class Backbone(LatentDenoiser):
+class Backbone(LatentPrior):
     """A published checkpoint of a known family, frozen: SD 1.x, SD 2.x, SDXL or PixArt, by its configs.
 
     `Backbone.load` makes one. Made from modules in memory, it freezes them: hand in copies of what is in
@@ -221,7 +219,7 @@ class Backbone(LatentDenoiser):
         self.family = family
         self.camera_token, self.image_encoder = camera_token, image_encoder
         self.has_camera_token = camera_token is not None
-        self._cache: dict[str, TextCondition] = {}
+        self._cache: dict[str, Condition] = {}
         self._check()
         for module in self.named_models().values():
             module.requires_grad_(False).eval()
@@ -274,7 +272,7 @@ class Backbone(LatentDenoiser):
         self.dtype: torch.dtype = self.family.denoiser.dtype
 
     @torch.no_grad()
-    def encode_text(self, prompts: list[str]) -> TextCondition:
+    def encode_text(self, prompts: list[str]) -> Condition:
         """One row for each prompt, cached; "" is the unconditional row.
 
         Prompts are encoded one at a time, so that a row does not depend on its neighbours in the last bit. A
@@ -288,7 +286,7 @@ class Backbone(LatentDenoiser):
                     self._cache.pop(next(iter(self._cache)))  # the oldest
                 self._cache[prompt] = self.family.encode(prompt)
             rows.append(self._cache[prompt])
-        return TextCondition.cat(rows)
+        return Condition.cat(rows)
 
     def encode_image_embeds(self, images: Tensor) -> Tensor:
         """(b, 3, H, W) images in [0, 1] -> (b, e) embeddings of the folder's CLIP image tower,
@@ -302,7 +300,7 @@ class Backbone(LatentDenoiser):
         pixels = ((pixels.clamp(0, 1) - mean) / std).to(self.device, self.image_encoder.dtype)
         return self.image_encoder(pixels).image_embeds.to(images.dtype)  # (b, e)
 
-    def network(self, x_t: Tensor, t: int | Tensor, condition: TextCondition, camera: Camera | None = None) -> Tensor:
+    def network(self, x_t: Tensor, t: int | Tensor, condition: Condition, camera: Camera | None = None) -> Tensor:
         rows, _, height, width = x_t.shape
         steps = torch.as_tensor(t, device=self.device).expand(rows)  # (b,)
         condition = condition.expand(rows).to(self.device, self.dtype)

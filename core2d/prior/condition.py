@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class TextCondition:
+class Condition:
     """Encoded prompts, one row each: opaque to guidance, which only stacks, picks and repeats rows.
 
     tokens: (b, n, d) context of the denoiser.
@@ -25,32 +25,32 @@ class TextCondition:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def map(self, change: Callable[[Tensor], Tensor]) -> "TextCondition":
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Condition":
         """The same change of every part."""
         parts = (None if part is None else change(part) for part in (self.pooled, self.mask, self.latents))
-        return TextCondition(change(self.tokens), *parts)
+        return Condition(change(self.tokens), *parts)
 
-    def __getitem__(self, rows: slice | list[int] | Tensor) -> "TextCondition":
+    def __getitem__(self, rows: slice | list[int] | Tensor) -> "Condition":
         """Some of the rows; a condition again, so ask with a slice or a list."""
         return self.map(lambda part: part[rows])
 
-    def repeat_interleave(self, times: int) -> "TextCondition":
+    def repeat_interleave(self, times: int) -> "Condition":
         """Every row `times` times, one after the other: (b, ...) -> (b times, ...)."""
         return self.map(lambda part: part.repeat_interleave(times, dim=0))
 
-    def expand(self, rows: int) -> "TextCondition":
+    def expand(self, rows: int) -> "Condition":
         """One row seen as many; as it is if it has that many already."""
         if len(self) not in (1, rows):
             raise ValueError(f"{len(self)} conditions for {rows} samples; give one, or one for each")
         return self if len(self) == rows else self.map(lambda part: part.expand(rows, *part.shape[1:]))
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> "TextCondition":
+    def to(self, device: torch.device, dtype: torch.dtype) -> "Condition":
         """On a device, tokens and pooled in a dtype."""
         pooled, latents = (None if part is None else part.to(device, dtype) for part in (self.pooled, self.latents))
         mask = None if self.mask is None else self.mask.to(device)
-        return TextCondition(self.tokens.to(device, dtype), pooled, mask, latents)
+        return Condition(self.tokens.to(device, dtype), pooled, mask, latents)
 
-    def append(self, tokens: Tensor) -> "TextCondition":
+    def append(self, tokens: Tensor) -> "Condition":
         """With more context tokens (b, m, d) after the text."""
         mask = self.mask
         if mask is not None:
@@ -58,12 +58,12 @@ class TextCondition:
         return replace(self, tokens=torch.cat([self.tokens, tokens.to(self.tokens.dtype)], dim=1), mask=mask)
 
     @staticmethod
-    def cat(conditions: "list[TextCondition]") -> "TextCondition":
+    def cat(conditions: "list[Condition]") -> "Condition":
         """All rows of several conditions of one backbone."""
         pooled = [one.pooled for one in conditions if one.pooled is not None]
         masks = [one.mask for one in conditions if one.mask is not None]
         latents = [one.latents for one in conditions if one.latents is not None]
-        return TextCondition(
+        return Condition(
             torch.cat([one.tokens for one in conditions]),
             pooled=torch.cat(pooled) if pooled else None,
             mask=torch.cat(masks) if masks else None,

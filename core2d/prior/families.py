@@ -23,7 +23,7 @@ from transformers import (
 
 from core2d.app.errors import InputError
 from core2d.files.loading import load_model, quiet_libraries
-from core2d.prior.condition import TextCondition
+from core2d.prior.condition import Condition
 
 
 class Family:
@@ -70,11 +70,11 @@ class Family:
         tokens = read(prompt, padding="max_length", max_length=self.max_tokens, return_tensors="pt")
         return tokens.input_ids.to(device), tokens.attention_mask.to(device)
 
-    def encode(self, prompt: str) -> TextCondition:
+    def encode(self, prompt: str) -> Condition:
         """One prompt as one row; the empty prompt is the unconditional row."""
         raise NotImplementedError
 
-    def network(self, x_t: Tensor, t: Tensor, condition: TextCondition, size: tuple[int, int]) -> Tensor:
+    def network(self, x_t: Tensor, t: Tensor, condition: Condition, size: tuple[int, int]) -> Tensor:
         """The denoiser's own output at x_t (b, c, h, w) and t (b,), for images of `size` = (height, width)
         pixels.
         """
@@ -93,14 +93,14 @@ class StableDiffusion(Family):
     models: ClassVar[dict] = {"text_encoder": CLIPTextModel, "unet": UNet2DConditionModel}
     tokenizers: ClassVar[dict] = {"tokenizer": CLIPTokenizer}
 
-    def encode(self, prompt: str) -> TextCondition:
+    def encode(self, prompt: str) -> Condition:
         encoder = self.parts["text_encoder"]
         ids, mask = self.token_ids(prompt)  # (1, n) each
         uses_mask = getattr(encoder.config, "use_attention_mask", False)  # SD 2.x-like ports say so in their config
         hidden = encoder(ids, attention_mask=mask if uses_mask else None).last_hidden_state  # (1, n, d)
-        return TextCondition(hidden)
+        return Condition(hidden)
 
-    def network(self, x_t: Tensor, t: Tensor, condition: TextCondition, size: tuple[int, int]) -> Tensor:
+    def network(self, x_t: Tensor, t: Tensor, condition: Condition, size: tuple[int, int]) -> Tensor:
         return self.denoiser(x_t, t, encoder_hidden_states=condition.tokens, return_dict=False)[0]
 
 
@@ -116,18 +116,18 @@ class StableDiffusionXL(Family):
     }
     tokenizers: ClassVar[dict] = {"tokenizer": CLIPTokenizer, "tokenizer_2": CLIPTokenizer}
 
-    def encode(self, prompt: str) -> TextCondition:
+    def encode(self, prompt: str) -> Condition:
         first_ids, _ = self.token_ids(prompt)  # (1, n)
         second_ids, _ = self.token_ids(prompt, "tokenizer_2")  # (1, n)
         first = self.parts["text_encoder"](first_ids, output_hidden_states=True)
         second = self.parts["text_encoder_2"](second_ids, output_hidden_states=True)
         tokens = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)  # (1, n, d1 + d2)
-        condition = TextCondition(tokens, pooled=second.text_embeds)  # (1, p)
+        condition = Condition(tokens, pooled=second.text_embeds)  # (1, p)
         if prompt == "" and self.index.get("force_zeros_for_empty_prompt", True):
             return condition.map(torch.zeros_like)  # SDXL was trained with zeros where the text was dropped
         return condition
 
-    def network(self, x_t: Tensor, t: Tensor, condition: TextCondition, size: tuple[int, int]) -> Tensor:
+    def network(self, x_t: Tensor, t: Tensor, condition: Condition, size: tuple[int, int]) -> Tensor:
         height, width = size
         sizes = [height, width, 0, 0, height, width]  # original size, top-left crop, target size
         time_ids = torch.tensor([sizes], dtype=x_t.dtype, device=x_t.device).expand(len(x_t), 6)  # (b, 6)
@@ -152,12 +152,12 @@ class PixArt(Family):
     def max_tokens(self) -> int:
         return 300 if "Sigma" in self.index.get("_class_name", "") else 120  # as trained; T5 itself has no limit
 
-    def encode(self, prompt: str) -> TextCondition:
+    def encode(self, prompt: str) -> Condition:
         ids, mask = self.token_ids(prompt.lower().strip())  # (1, n) each; captions were lower-cased in training
         hidden = self.parts["text_encoder"](ids, attention_mask=mask).last_hidden_state  # (1, n, d)
-        return TextCondition(hidden, mask=mask)
+        return Condition(hidden, mask=mask)
 
-    def network(self, x_t: Tensor, t: Tensor, condition: TextCondition, size: tuple[int, int]) -> Tensor:
+    def network(self, x_t: Tensor, t: Tensor, condition: Condition, size: tuple[int, int]) -> Tensor:
         sizes: dict[str, Tensor | None] = {"resolution": None, "aspect_ratio": None}
         if self.denoiser.use_additional_conditions:  # only alpha at 1024 pixels was trained with sizes
             height, width = size

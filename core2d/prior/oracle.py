@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from core2d.app.errors import InputError
-from core2d.prior.backbone import Backbone, Camera, Denoiser, Generators
+from core2d.prior.backbone import Backbone, Camera, Generators, Prior
 from core2d.prior.camera_token import camera_features
-from core2d.prior.condition import TextCondition
+from core2d.prior.condition import Condition
 from core2d.prior.schedule import NoiseSchedule
 
 STABLE_DIFFUSION_SCHEDULE: dict[str, Any] = {
@@ -39,10 +39,10 @@ def mentions(prompt: str, caption: str) -> bool:
     return set(re.findall(r"\w+", prompt.lower())) <= set(re.findall(r"\w+", caption.lower()))
 
 
-class OracleBackbone(Denoiser):
+class OracleBackbone(Prior):
     """Exact scores of a set of latents. A prompt, and a camera, restrict the set that is averaged over.
 
-    A `TextCondition` of an oracle holds the weights p_i as its tokens (b, n, 1), so conditions may also be
+    A `Condition` of an oracle holds the weights p_i as its tokens (b, n, 1), so conditions may also be
     mixed. The unconditional one weighs all latents the same. A camera keeps the latents of the nearest view
     in the selection.
 
@@ -81,11 +81,11 @@ class OracleBackbone(Denoiser):
         self.has_camera_token = views is not None
         self.device = latents.device
 
-    def encode_text(self, prompts: list[str]) -> TextCondition:
+    def encode_text(self, prompts: list[str]) -> Condition:
         """(b, n, 1) weights of the set for each prompt; InputError if a prompt asks for nothing that is in
         it.
         """
-        return TextCondition(torch.stack([self._weights(prompt) for prompt in prompts])[..., None])
+        return Condition(torch.stack([self._weights(prompt) for prompt in prompts])[..., None])
 
     def _weights(self, prompt: str) -> Tensor:
         if prompt == "":
@@ -105,7 +105,7 @@ class OracleBackbone(Denoiser):
     def decode(self, latents: Tensor) -> Tensor:
         return (latents / 2 + 0.5).clamp(0, 1) if self.autoencoder is None else self.autoencoder.decode(latents)
 
-    def network(self, x_t: Tensor, t: int | Tensor, condition: TextCondition, camera: Camera | None = None) -> Tensor:
+    def network(self, x_t: Tensor, t: int | Tensor, condition: Condition, camera: Camera | None = None) -> Tensor:
         rows = len(x_t)
         weights = condition.expand(rows).tokens[..., 0]  # (b, n)
         if camera is not None:

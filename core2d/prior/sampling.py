@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core2d.prior.backbone import Denoiser, rescale_contrast
-from core2d.prior.condition import TextCondition
+from core2d.prior.backbone import Prior, rescale_contrast
+from core2d.prior.condition import Condition
 
 OnStep = Callable[[int, Any, dict[str, Tensor]], dict[str, Tensor] | None]
 
@@ -27,9 +27,9 @@ class Guided:
         camera: (n or 1, 5) features of the view, where the denoiser knows views.
     """
 
-    backbone: Denoiser
-    condition: TextCondition
-    unconditional: TextCondition | None
+    backbone: Prior
+    condition: Condition
+    unconditional: Condition | None
     scale: float
     rescale: float = 0.0
     camera: Tensor | None = None

@@ -19,7 +19,7 @@ from core2d.prior.schedule import NoiseSchedule
 from core2d.training.loop import step_generator
 
 
-class Denoiser(nn.Module):
+class PriorNetworks(nn.Module):
     """What is trained together: the UNet and, if there are any, the projector of its camera token and its text tower.
 
     A large text tower stays frozen, and is left out here. A small one that has only learned to tell captions apart does
@@ -56,7 +56,7 @@ class DenoisingTask:
             short training that gives those steps next to no weight draws well what it was not asked for.
     """
 
-    model: Denoiser
+    model: PriorNetworks
     mean: Tensor
     deviation: Tensor
     tokens: Tensor
@@ -92,7 +92,7 @@ class DenoisingTask:
             batch["camera"] = self.camera[rows]
         return {name: value[positions] for name, value in batch.items()}
 
-    def loss(self, model: Denoiser, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float | Tensor]]:
+    def loss(self, model: PriorNetworks, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float | Tensor]]:
         """min-SNR weighted mean squared error of the prediction."""
         context = self.encode_text(batch["tokens"])  # (n, length, d)
         if "camera" in batch:

@@ -12,7 +12,7 @@ from torch import Tensor
 from gen3d.data.lenses import Lenses
 from gen3d.data.pictures import read_mask, read_picture, shrink, shrink_mask
 from gen3d.data.placement import Placement
-from gen3d.data.scene import View
+from gen3d.data.scene import CapturedView
 
 
 class Photographs:
@@ -36,7 +36,7 @@ class Photographs:
         InputError: a picture cannot be read any more.
     """
 
-    def __init__(self, views: Sequence[View], downscale: int = 1):
+    def __init__(self, views: Sequence[CapturedView], downscale: int = 1):
         if not views or not 1 <= downscale <= min(min(view.lens.width, view.lens.height) for view in views):
             raise ValueError(f"Photographs of {len(views)} views with a downscale by {downscale} have no pixels")
         self.views = tuple(views)
@@ -55,7 +55,7 @@ class Photographs:
         self._poses = torch.from_numpy(np.stack([view.camera_to_world for view in views])).double()
         self.camera_to_world = self._poses.float()
 
-    def _read(self, index: int, view: View, downscale: int) -> None:
+    def _read(self, index: int, view: CapturedView, downscale: int) -> None:
         rows = self.rows_of(index)
         factor = view.downscale * downscale
         pixels, _ = read_picture(view.path, view.upright)

@@ -11,7 +11,7 @@ from scipy.ndimage import distance_transform_edt
 from gen3d.data.lenses import Lenses
 from gen3d.data.photographs import Photographs
 from gen3d.data.placement import Placement
-from gen3d.data.scene import Scene
+from gen3d.data.scene import CapturedScene
 
 HULL_CELLS = 48  # along a side
 HULL_VIEWS = 100  # more tell nothing new
@@ -22,7 +22,7 @@ NEAREST = 1.2  # from the centre to the nearest camera, so that no camera stands
 PARALLEL = math.cos(math.radians(25))  # cameras whose axes differ less from their mean face forward
 
 
-def place(scene: Scene, photographs: Photographs) -> Placement:
+def place(scene: CapturedScene, photographs: Photographs) -> Placement:
     """Find what a scene is of.
 
     With transparent pictures it is the box of their visual hull; with points of COLMAP the middle 90 % of those;
@@ -51,7 +51,7 @@ def _placement(center: np.ndarray, scale: float, unbounded: bool) -> Placement:
 # -- what the cameras look at ------------------------------------------------------------------------------------
 
 
-def _focus(scene: Scene, photographs: Photographs) -> tuple[np.ndarray, float]:
+def _focus(scene: CapturedScene, photographs: Photographs) -> tuple[np.ndarray, float]:
     """The point that the cameras look at, and a distance from it: of the nearest camera, where they look inward."""
     poses = np.stack([view.camera_to_world for view in photographs.views])
     positions, forward = poses[:, :3, 3], -poses[:, :3, 2]
@@ -69,7 +69,9 @@ def _focus(scene: Scene, photographs: Photographs) -> tuple[np.ndarray, float]:
     return focus, float(max(distances.min(), 1e-3 * np.median(distances))) or 1.0
 
 
-def _depth_ahead(scene: Scene, positions: np.ndarray, forward: np.ndarray, axis: np.ndarray, spread: float) -> float:
+def _depth_ahead(
+    scene: CapturedScene, positions: np.ndarray, forward: np.ndarray, axis: np.ndarray, spread: float
+) -> float:
     """How far ahead of cameras that face forward their subject is."""
     if scene.bounds is not None:
         return math.sqrt(scene.bounds[0] * scene.bounds[1])

@@ -29,7 +29,7 @@ ROTATION_TOLERANCE = 1e-3  # of the entries of R^T R
 
 
 @dataclass(frozen=True)
-class View:
+class CapturedView:
     """One picture of a scene.
 
     Attributes:
@@ -52,7 +52,7 @@ class View:
 
 
 @dataclass(frozen=True)
-class Scene:
+class CapturedScene:
     """Posed pictures.
 
     Attributes:
@@ -66,17 +66,17 @@ class Scene:
 
     folder: Path
     kind: str
-    views: tuple[View, ...]
+    views: tuple[CapturedView, ...]
     points: np.ndarray | None
     skipped: tuple[str, ...]
     bounds: tuple[float, float] | None = None
 
-    def of(self, split: Split) -> list[View]:
+    def of(self, split: Split) -> list[CapturedView]:
         """The views of a split."""
         return [view for view in self.views if view.split == split]
 
 
-def load_scene(folder: Path, *, skip_missing: bool = False, downscale: int = 1, hold_every: int = 8) -> Scene:
+def load_scene(folder: Path, *, skip_missing: bool = False, downscale: int = 1, hold_every: int = 8) -> CapturedScene:
     """Read and check a scene; every picture is decoded once, one at a time, and not kept.
 
     Args:
@@ -107,7 +107,7 @@ def load_scene(folder: Path, *, skip_missing: bool = False, downscale: int = 1, 
             if not skip_missing:
                 raise
             skipped.append(f"{_name(folder, frame.path)} ({error.what})")
-    scene = Scene(folder, kind, tuple(views), description.points, tuple(skipped), description.bounds)
+    scene = CapturedScene(folder, kind, tuple(views), description.points, tuple(skipped), description.bounds)
     _check_count(scene)
     return scene
 
@@ -152,7 +152,7 @@ def _refuse_missing(folder: Path, frames: Sequence[Frame]) -> None:
         )
 
 
-def _check_count(scene: Scene) -> None:
+def _check_count(scene: CapturedScene) -> None:
     training = len(scene.of("train"))
     if not scene.views:
         raise InputError(f"{scene.folder} has no views that can be used: at least 2 for training are needed")
@@ -168,7 +168,7 @@ def _name(folder: Path, path: Path) -> str:
 # -- pictures and their sizes ------------------------------------------------------------------------------------
 
 
-def _view(frame: Frame, downscale: int, copy: Path | None) -> View:
+def _view(frame: Frame, downscale: int, copy: Path | None) -> CapturedView:
     """The view of a frame whose picture can be read and fits what is said about it."""
     path = frame.path
     if copy is not None and frame.mask is None and _is_smaller(copy, path, downscale):
@@ -185,7 +185,9 @@ def _view(frame: Frame, downscale: int, copy: Path | None) -> View:
     if downscale > min(size):
         raise InputError(f"{path} is {_times(size)} pixels, of which a downscale by {downscale} leaves none")
     assert frame.split is not None
-    return View(path, frame.camera_to_world, lens.shrunk(downscale), frame.mask, frame.split, upright, downscale)
+    return CapturedView(
+        path, frame.camera_to_world, lens.shrunk(downscale), frame.mask, frame.split, upright, downscale
+    )
 
 
 def _fitting_size(frame: Frame, path: Path) -> tuple[tuple[int, int], bool]:

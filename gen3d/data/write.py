@@ -19,12 +19,12 @@ from core2d.app.outputs import atomic_path, check_output, write_json
 from gen3d.data.lenses import Lens
 from gen3d.data.nerfstudio import NAME, SPLITS
 from gen3d.data.pictures import read_mask, shrink_mask
-from gen3d.data.scene import View
+from gen3d.data.scene import CapturedView
 
 OPENCV, FISHEYE = "OPENCV", "OPENCV_FISHEYE"  # nerfstudio's names; without distortion the first is a pinhole
 
 
-def write_transforms(folder: str | Path, views: Sequence[View], pictures: Iterable[np.ndarray]) -> Path:
+def write_transforms(folder: str | Path, views: Sequence[CapturedView], pictures: Iterable[np.ndarray]) -> Path:
     """Write a scene for nerfstudio: transforms.json, images/NNNN.png, and masks/NNNN.png where any view has a mask.
 
     `load_scene` reads back the same cameras, pixels and splits, but for two things that nerfstudio needs: views held
@@ -107,7 +107,7 @@ def write_point_cloud(
 # -- parts of a scene ------------------------------------------------------------------------------------------
 
 
-def _camera_model(views: Sequence[View]) -> str:
+def _camera_model(views: Sequence[CapturedView]) -> str:
     """What transforms.json calls the lenses; it has one word for all of them."""
     fisheyes = [view.lens.model == "fisheye" for view in views]
     if any(fisheyes) and not all(fisheyes):
@@ -118,7 +118,7 @@ def _camera_model(views: Sequence[View]) -> str:
     return FISHEYE if fisheyes[0] else OPENCV
 
 
-def _intrinsics(view: View) -> dict[str, float]:
+def _intrinsics(view: CapturedView) -> dict[str, float]:
     """As nerfstudio names them: all, since a reader may take each name from all frames or from none."""
     lens = view.lens
     distortion = dict.fromkeys(("k1", "k2", "k3", "k4", "p1", "p2"), 0.0)
@@ -130,7 +130,7 @@ def _intrinsics(view: View) -> dict[str, float]:
     return {**size, "fl_x": lens.fx, "fl_y": lens.fy, "cx": lens.cx, "cy": lens.cy, **distortion}
 
 
-def _frame(view: View, name: str, masked: bool) -> dict[str, Any]:
+def _frame(view: CapturedView, name: str, masked: bool) -> dict[str, Any]:
     pose = np.asarray(view.camera_to_world, np.float64)
     if pose.shape != (4, 4) or not np.isfinite(pose).all():
         raise ValueError(f"the pose of {view.path.name} must be finite and (4, 4), not {pose.shape}")
@@ -145,7 +145,7 @@ def _fitting(pixels: np.ndarray, lens: Lens) -> np.ndarray:
     return pixels
 
 
-def _mask(view: View) -> np.ndarray:
+def _mask(view: CapturedView) -> np.ndarray:
     """(h, w) uint8: 0 where not to learn from, for a view without a mask nowhere."""
     if view.mask is None:
         return np.full((view.lens.height, view.lens.width), 255, np.uint8)
@@ -157,7 +157,7 @@ def _save(path: Path, pixels: np.ndarray) -> None:
     Image.fromarray(pixels).save(path, "PNG")
 
 
-def _split_lists(views: Sequence[View], names: Sequence[str]) -> dict[str, list[str]]:
+def _split_lists(views: Sequence[CapturedView], names: Sequence[str]) -> dict[str, list[str]]:
     """File names for train, val and test: nerfstudio wants all three lists or none, and none of them empty."""
     lists = {split: [name for view, name in zip(views, names, strict=True) if view.split == split] for split in SPLITS}
     lists["val"], lists["test"] = lists["val"] or lists["test"], lists["test"] or lists["val"]

@@ -16,7 +16,7 @@ from core2d.app.devices import pick_device, pick_dtype
 from core2d.app.outputs import plain
 from core2d.app.runs import run_folder
 from core2d.guidance import ViewPrompts
-from core2d.prior.backbone import Backbone, Denoiser
+from core2d.prior.backbone import Backbone, Prior
 from core2d.toybox import world
 from core2d.toybox.captions import background_phrase
 from gen3d.dreamfusion.memory import memory_needed
@@ -33,7 +33,7 @@ SETTINGS = ("prompts", "model", "quality", "steps", "views", "seed", "dtype")  #
 
 def text_to_mesh(
     prompt: str,
-    prior: Denoiser,
+    prior: Prior,
     run: Path,
     config: DreamFusionConfig | None = None,
     views: str = "auto",
@@ -105,7 +105,7 @@ def settings_of(recipe: TextToMeshRecipe) -> dict[str, Any]:
     return plain({name: value for name, value in asdict(recipe).items() if name in SETTINGS})
 
 
-def check_length(prior: Denoiser, prompt: str, views: str) -> None:
+def check_length(prior: Prior, prompt: str, views: str) -> None:
     """Refuse a prompt that is too long with what will be said after it, before anything is written."""
     said = [prompt]
     if prior.has_camera_token:

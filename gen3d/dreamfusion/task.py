@@ -34,7 +34,7 @@ from core2d.guidance import (
     TimeRange,
     ViewPrompts,
 )
-from core2d.prior.backbone import Denoiser
+from core2d.prior.backbone import Prior
 from core2d.prior.cameras import orbit
 from core2d.toybox import world
 from core2d.toybox.captions import background_phrase
@@ -63,7 +63,7 @@ EXACT = Manner(1.0, 0.0, "image")  # where background and view are told
 OPEN = Manner(50.0, 0.5, "latent")  # where the prompt leaves most of a picture open; the numbers are MVDream's
 
 
-def manner_of(prior: Denoiser) -> Manner:
+def manner_of(prior: Prior) -> Manner:
     """How to ask a prior: those with a camera token are of Toybox."""
     return EXACT if prior.has_camera_token else OPEN
 
@@ -81,7 +81,7 @@ class DreamFusionTask:
     """
 
     model: Model
-    prior: Denoiser
+    prior: Prior
     prompt: str
     config: DreamFusionConfig
     views: str = "auto"

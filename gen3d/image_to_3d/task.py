@@ -46,7 +46,7 @@ from gen3d.shaping.model import (
 from gen3d.shaping.runs import FINEST_SHAPE, LEVEL, mesh_of, optimise
 from gen3d.zero123.camera_projection import PictureReader
 from gen3d.zero123.guidance import ViewDistillation
-from gen3d.zero123.model import USUAL_ELEVATION, Seen, Zero123
+from gen3d.zero123.model import USUAL_ELEVATION, Reference, Zero123
 
 WHITE = torch.ones(3)
 OUTLINE = 64  # pixels of a side of outlines that are compared
@@ -174,7 +174,7 @@ def outlined_level(model: Model, subject: Tensor, source: Cameras) -> float | No
     return float(LEVELS[overlap.argmax()]) if overlap.max() > 0.5 else None
 
 
-def elevation_of(zero123: Zero123, seen: Seen) -> tuple[float, str]:
+def elevation_of(zero123: Zero123, seen: Reference) -> tuple[float, str]:
     """From how high a picture was taken, in radians, and how that is known.
 
     A model with a picture reader sees it. The published ones have no such estimate: 20 degrees are assumed.

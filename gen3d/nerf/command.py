@@ -25,7 +25,7 @@ from gen3d.data.photographs import Photographs
 from gen3d.data.pictures import Split
 from gen3d.data.placement import Placement
 from gen3d.data.placing import place
-from gen3d.data.scene import Scene, View, load_scene
+from gen3d.data.scene import CapturedScene, CapturedView, load_scene
 from gen3d.nerf.recipe import VANILLA_ON_A_CPU, EvalRecipe, FastConfig, NerfRecipe, VanillaConfig
 from gen3d.nerf.task import (
     BACKGROUNDS,
@@ -63,7 +63,7 @@ class NerfRun:
 
     folder: Path
     recipe: NerfRecipe
-    scene: Scene
+    scene: CapturedScene
     placement: Placement
     model: Model
 
@@ -192,17 +192,17 @@ def placement_of(folder: Path) -> Placement:
         raise InputError(f"{folder} has no readable {PLACEMENT}: start the run anew") from error
 
 
-def scene_of(recipe: NerfRecipe) -> Scene:
+def scene_of(recipe: NerfRecipe) -> CapturedScene:
     assert recipe.data is not None
     return load_scene(recipe.data, skip_missing=recipe.skip_missing, downscale=recipe.downscale)
 
 
-def first_split(scene: Scene, *order: Split) -> Split | None:
+def first_split(scene: CapturedScene, *order: Split) -> Split | None:
     """The first of some splits that has views."""
     return next((split for split in order if scene.of(split)), None)
 
 
-def in_model_space(views: list[View], placement: Placement) -> Photographs:
+def in_model_space(views: list[CapturedView], placement: Placement) -> Photographs:
     return Photographs(views).moved(placement)
 
 
@@ -215,7 +215,9 @@ def model_of(recipe: NerfRecipe, placement: Placement, cameras: int) -> Model:
     return VanillaModel(VanillaConfig() if on_a_gpu else VANILLA_ON_A_CPU, recipe.seed, moving)
 
 
-def task_of(recipe: NerfRecipe, scene: Scene, placement: Placement, photographs: Photographs) -> FastTask | VanillaTask:
+def task_of(
+    recipe: NerfRecipe, scene: CapturedScene, placement: Placement, photographs: Photographs
+) -> FastTask | VanillaTask:
     """What is trained; `photographs` are those to learn from, in the scene's world."""
     shown = first_split(scene, "val", "test")
     kind = FastTask if recipe.system == "fast" else VanillaTask
@@ -257,7 +259,7 @@ def save_strip(path: Path, model: Model, photographs: Photographs, background: s
     return save_image(path, np.concatenate(padded, 1))
 
 
-def warn_of_doubtful_views(task: NerfTask, views: list[View]) -> None:
+def warn_of_doubtful_views(task: NerfTask, views: list[CapturedView]) -> None:
     """Say on stderr where poses and photographs seem to disagree, and by what it shows."""
     median, doubtful = doubtful_views(task)
     if median < POOR:

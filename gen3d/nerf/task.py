@@ -48,7 +48,7 @@ BACKGROUNDS = {"white": 1.0, "black": 0.0, "random": 1.0}  # what is behind wher
 
 
 @dataclass(frozen=True)
-class Seen:
+class RenderedRays:
     """What r rays see: color (r, 3) over the background, opacity (r,), depth (r,) in model units."""
 
     color: Tensor
@@ -127,7 +127,7 @@ class FastModel(nn.Module):
 
     def see(
         self, origins: Tensor, directions: Tensor, background: Tensor, generator: torch.Generator | None = None
-    ) -> Seen:
+    ) -> RenderedRays:
         """Rays (r, 3) over a background (3,) or (r, 3); differentiable while training, faster otherwise."""
         samples = None
         if self.unbounded:
@@ -138,7 +138,7 @@ class FastModel(nn.Module):
         )  # fmt: skip
         if self.training:
             self.samples_a_ray.lerp_(torch.tensor(len(seen.samples) / len(origins)).to(self.samples_a_ray), 0.2)
-        return Seen(seen.color, seen.opacity, seen.depth)
+        return RenderedRays(seen.color, seen.opacity, seen.depth)
 
 
 class VanillaModel(nn.Module):
@@ -169,10 +169,10 @@ class VanillaModel(nn.Module):
             self.config.coarse, self.config.fine, generator,
         )  # fmt: skip
 
-    def see(self, origins: Tensor, directions: Tensor, background: Tensor) -> Seen:
+    def see(self, origins: Tensor, directions: Tensor, background: Tensor) -> RenderedRays:
         """Rays (r, 3) over a background (3,) or (r, 3), by the fine network."""
         _, fine = self.both(origins, directions, background)
-        return Seen(fine.color, fine.opacity, fine.depth)
+        return RenderedRays(fine.color, fine.opacity, fine.depth)
 
 
 Model = FastModel | VanillaModel
@@ -305,14 +305,14 @@ def look(
 
 
 @torch.no_grad()
-def see_in_pieces(model: Model, origins: Tensor, directions: Tensor, background: Tensor) -> Iterator[Seen]:
-    """`Seen` of any number of rays, a piece at a time, on the model's device; without gradient, and in eval mode."""
+def see_in_pieces(model: Model, origins: Tensor, directions: Tensor, background: Tensor) -> Iterator[RenderedRays]:
+    """Any number of rays rendered, a piece at a time, on the model's device; without gradient, and in eval mode."""
     device = next(model.parameters()).device
     training = model.training
     model.eval()
     for start, along in zip(origins.split(CHUNK), directions.split(CHUNK), strict=True):
         seen = model.see(start.to(device), along.to(device), background.to(device))
-        yield Seen(seen.color.cpu(), seen.opacity.cpu(), seen.depth.cpu())
+        yield RenderedRays(seen.color.cpu(), seen.opacity.cpu(), seen.depth.cpu())
     model.train(training)
 
 

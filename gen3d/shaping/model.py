@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from core2d.prior.backbone import Denoiser
+from core2d.prior.backbone import Prior
 from core2d.prior.cameras import Cameras
 from core2d.toybox import world
 from core2d.toybox.light import lit
@@ -113,7 +113,7 @@ def regularisation(seen: Rendered, config: ShapingConfig, step: int) -> tuple[Te
     return regular, {"opacity": seen.opacity.mean(), "entropy": entropy}
 
 
-def latent_numbers(prior: Denoiser) -> int:
+def latent_numbers(prior: Prior) -> int:
     """Numbers of a latent: distillation is a sum over them, the regularisers are means."""
     return prior.latent_channels * prior.latent_size**2
 

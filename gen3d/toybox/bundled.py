@@ -16,7 +16,7 @@ from core2d.app.outputs import atomic_path, write_json
 from core2d.bundled.clip import WIDTH
 from core2d.bundled.prior import scheduler
 from core2d.bundled.scores import Scores
-from core2d.bundled.stages import Family, Stage, history_of, judge_in, keep, processes, run_training
+from core2d.bundled.stages import Stage, TrainingSetup, history_of, judge_in, keep, processes, run_training
 from core2d.bundled.world import training_pictures
 from core2d.files.loading import load_model, read_json, save_model
 from core2d.prior.backbone import Backbone
@@ -58,43 +58,43 @@ MATTING_RECIPE = TrainingRecipe(
 )
 
 
-def train_zero123(family: Family) -> Scores:
+def train_zero123(setup: TrainingSetup) -> Scores:
     """The UNet of the prior, told of a picture and a view instead of words."""
-    folder, prior = family.assets / "toybox-zero123", family.assets / "toybox-sd"
+    folder, prior = setup.assets / "toybox-zero123", setup.assets / "toybox-sd"
     if not (prior / "unet").is_dir():
         raise InputError(f"toybox-zero123 starts from {prior}: train the prior first")
-    fresh = family.starts_fresh(folder / "unet")
-    parts = fresh_parts(family.assets) if fresh else read_zero123(folder)[0]
+    fresh = setup.starts_fresh(folder / "unet")
+    parts = fresh_parts(setup.assets) if fresh else read_zero123(folder)[0]
     with processes().main_process_first():
-        place = family.data / f"v{world.VERSION}-views-{family.size}px-{family.pictures}"
-        renders = toybox_renders(place, SEED, family.pictures // VIEWS_EACH, VIEWS_EACH, family.size)
+        place = setup.data / f"v{world.VERSION}-views-{setup.size}px-{setup.pictures}"
+        renders = toybox_renders(place, SEED, setup.pictures // VIEWS_EACH, VIEWS_EACH, setup.size)
     eyes = Zero123(parts).to(torch.accelerator.current_accelerator() or torch.device("cpu"))
     pairs = encode_pairs(renders, parts.vae, eyes.embed)
     eyes.to(torch.device("cpu"))
-    recipe = family.recipe(RECIPE)
-    if fresh and not (family.resume and newest_checkpoint(family.runs / "zero123" / "checkpoints")):
-        learn_to_read(family, parts, pairs, renders.names, recipe)
+    recipe = setup.recipe(RECIPE)
+    if fresh and not (setup.resume and newest_checkpoint(setup.runs / "zero123" / "checkpoints")):
+        learn_to_read(setup, parts, pairs, renders.names, recipe)
     model = ViewConditioned(parts.unet, parts.projection).requires_grad_(True)
     task = ViewPairTask(model, pairs, NoiseSchedule.from_config(scheduler().config), seed=15)
     if not torch.accelerator.is_available():  # where the backward of torch's fused attention is half of a whole step
         model.unet.set_attn_processor(AttnProcessor())
-    spent = run_training(family, "zero123", task, recipe)
+    spent = run_training(setup, "zero123", task, recipe)
     model.unet.set_attn_processor(AttnProcessor2_0())
-    judge = family.assets / "toybox-judge"
+    judge = setup.assets / "toybox-judge"
     # the autoencoder that both borrow may be another one than that of the noted score
-    before = None if fresh else scores_of(Zero123(read_zero123(folder)[0]), judge, family.size)
-    found = scores_of(Zero123(parts), judge, family.size)
-    return keep(family, ZERO123, recipe, spent, found, lambda: save(folder, parts), before)
+    before = None if fresh else scores_of(Zero123(read_zero123(folder)[0]), judge, setup.size)
+    found = scores_of(Zero123(parts), judge, setup.size)
+    return keep(setup, ZERO123, recipe, spent, found, lambda: save(folder, parts), before)
 
 
 def learn_to_read(
-    family: Family, parts: Zero123Parts, pairs: ViewPairs, names: Sequence[str], recipe: TrainingRecipe
+    setup: TrainingSetup, parts: Zero123Parts, pairs: ViewPairs, names: Sequence[str], recipe: TrainingRecipe
 ) -> None:
     """Give the reader the camera token of the prior, and teach it to say what the prior would be told.
 
     `recipe` is that of the training after it, which this one is never longer than.
     """
-    prior = Backbone.load(family.assets / "toybox-sd")
+    prior = Backbone.load(setup.assets / "toybox-sd")
     assert isinstance(parts.projection, PictureReader) and prior.camera_token is not None
     parts.projection.camera_token.load_state_dict(prior.camera_token.state_dict())
     subjects = [name.split()[:2] for name in names]  # colour and class
@@ -104,7 +104,7 @@ def learn_to_read(
     reading = replace(READING, steps=min(READING.steps, recipe.steps), minutes=recipe.minutes)
     reader = parts.projection.requires_grad_(True)
     reader.camera_token.requires_grad_(False)
-    run_training(family, "zero123-reader", ReadingTask(reader, pairs, words, seed=16), reading)
+    run_training(setup, "zero123-reader", ReadingTask(reader, pairs, words, seed=16), reading)
 
 
 def scores_of(model: Zero123, judge_folder: Path, size: int) -> Scores:
@@ -144,19 +144,19 @@ def save(folder: Path, parts: Zero123Parts) -> None:
             write_json(temporary / "training.json", history)
 
 
-def train_matting(family: Family) -> Scores:
+def train_matting(setup: TrainingSetup) -> Scores:
     """The net that cuts subjects out; it learns from what the generators learn from."""
-    folder = family.assets / FOLDER
+    folder = setup.assets / FOLDER
     torch.manual_seed(7)
     model = (
-        MattingNet() if family.starts_fresh(folder / "config.json") else load_model(MattingNet, folder, torch.float32)
+        MattingNet() if setup.starts_fresh(folder / "config.json") else load_model(MattingNet, folder, torch.float32)
     )
     model.requires_grad_(True)
     with processes().main_process_first():
-        pictures = training_pictures(family.data, family.pictures, family.size)
-    recipe = family.recipe(MATTING_RECIPE)
-    spent = run_training(family, MATTING.name, MattingTask(model, pictures), recipe)
-    found = matting_scores(model, world.TUNING_SEEDS[0], family.size)
+        pictures = training_pictures(setup.data, setup.pictures, setup.size)
+    recipe = setup.recipe(MATTING_RECIPE)
+    spent = run_training(setup, MATTING.name, MattingTask(model, pictures), recipe)
+    found = matting_scores(model, world.TUNING_SEEDS[0], setup.size)
 
     def save() -> None:
         history = history_of(folder)
@@ -164,7 +164,7 @@ def train_matting(family: Family) -> Scores:
             save_model(model, temporary, torch.float16)
             write_json(temporary / "training.json", history)
 
-    return keep(family, MATTING, recipe, spent, found, save)
+    return keep(setup, MATTING, recipe, spent, found, save)
 
 
 MATTING = Stage("matting", FOLDER, train_matting, "iou", "cuts the subject of a picture out")

@@ -8,7 +8,7 @@ from core2d.app.errors import InputError
 from core2d.guidance import ScoreDistillation, ScoreDistillationConfig
 from core2d.prior.cameras import Cameras, relative_view
 from core2d.prior.schedule import Prediction
-from gen3d.zero123.model import Seen, Zero123, nothing
+from gen3d.zero123.model import Reference, Zero123, nothing
 
 
 class ViewDistillation(ScoreDistillation):
@@ -22,7 +22,7 @@ class ViewDistillation(ScoreDistillation):
     """
 
     def __init__(
-        self, model: Zero123, seen: Seen, source: Cameras, config: ScoreDistillationConfig, seed: int = 0
+        self, model: Zero123, seen: Reference, source: Cameras, config: ScoreDistillationConfig, seed: int = 0
     ) -> None:
         if config.views != "auto":
             raise InputError(f'Zero-1-to-3 is told the view by itself: leave views at "auto", not "{config.views}"')

@@ -27,15 +27,15 @@ from torch.nn import functional as F
 from core2d.app.devices import pick_device, pick_dtype
 from core2d.app.errors import InputError
 from core2d.app.registry import resolve
-from core2d.prior.backbone import Camera, LatentDenoiser
-from core2d.prior.condition import TextCondition
+from core2d.prior.backbone import Camera, LatentPrior
+from core2d.prior.condition import Condition
 from gen3d.zero123.formats import Report, Zero123Parts, read_zero123
 
 USUAL_ELEVATION = math.radians(20.0)  # of a picture of which nothing is known
 
 
 @dataclass(frozen=True)
-class Seen:
+class Reference:
     """What the model takes from pictures.
 
     Attributes:
@@ -48,12 +48,12 @@ class Seen:
     latents: Tensor
     polar: Tensor
 
-    def expand(self, rows: int) -> Seen:
+    def expand(self, rows: int) -> Reference:
         """One picture seen as many."""
-        return Seen(*(part.expand(rows, *part.shape[1:]) for part in (self.embedding, self.latents, self.polar)))
+        return Reference(*(part.expand(rows, *part.shape[1:]) for part in (self.embedding, self.latents, self.polar)))
 
 
-class Zero123(LatentDenoiser):
+class Zero123(LatentPrior):
     """A published or bundled checkpoint, frozen.
 
     Args:
@@ -108,11 +108,11 @@ class Zero123(LatentDenoiser):
         self.device = self.parts.unet.device
         return self
 
-    def encode_text(self, prompts: list[str]) -> TextCondition:
+    def encode_text(self, prompts: list[str]) -> Condition:
         raise InputError("Zero-1-to-3 is told what to draw by a picture, not by words")
 
     @torch.no_grad()
-    def see(self, images: Tensor, elevation: float | Tensor = 0.0) -> Seen:
+    def see(self, images: Tensor, elevation: float | Tensor = 0.0) -> Reference:
         """Look at pictures (b, 3, H, W) in [0, 1], of objects on white.
 
         Args:
@@ -124,7 +124,7 @@ class Zero123(LatentDenoiser):
         shift, scale = self._latent_statistics(images)
         latents = self.encode_images(images) / scale + shift  # joined unscaled, as the original does
         polar = math.pi / 2 - torch.as_tensor(elevation, dtype=torch.float32).expand(len(images))
-        return Seen(self.embed(images), latents, polar.to(self.device))
+        return Reference(self.embed(images), latents, polar.to(self.device))
 
     def embed(self, images: Tensor) -> Tensor:
         """(b, e) embeddings of pictures (b, 3, H, W) in [0, 1].
@@ -138,7 +138,7 @@ class Zero123(LatentDenoiser):
         mean, std = (images.new_tensor(v).view(1, 3, 1, 1) for v in (self.parts.image_mean, self.parts.image_std))
         return encoder(((images - mean) / std).to(encoder.dtype)).image_embeds.to(images.dtype)
 
-    def condition(self, seen: Seen, views: Tensor) -> TextCondition:
+    def condition(self, seen: Reference, views: Tensor) -> Condition:
         """What the UNet is told of one picture, or of n, and views (n, 4)."""
         if views.ndim != 2 or views.shape[1] != 4:
             raise ValueError(f"views are (n, 4) as `relative_view` gives them, got {tuple(views.shape)}")
@@ -146,9 +146,9 @@ class Zero123(LatentDenoiser):
         if self.parts.absolute_elevation:  # Stable Zero123 wants the picture's own polar angle instead of a distance
             views = torch.cat([views[:, :3], seen.polar[:, None].to(views)], dim=1)
         tokens = self.parts.projection(*(part.to(self.dtype) for part in (seen.embedding, views, seen.latents)))
-        return TextCondition(tokens, latents=seen.latents.to(self.dtype))
+        return Condition(tokens, latents=seen.latents.to(self.dtype))
 
-    def network(self, x_t: Tensor, t: int | Tensor, condition: TextCondition, camera: Camera | None = None) -> Tensor:
+    def network(self, x_t: Tensor, t: int | Tensor, condition: Condition, camera: Camera | None = None) -> Tensor:
         if camera is not None:
             raise InputError("Zero-1-to-3 has no camera token: its condition holds the view")
         condition = condition.expand(len(x_t)).to(self.device, self.dtype)
@@ -158,7 +158,7 @@ class Zero123(LatentDenoiser):
         return self.parts.unet(joined, steps, encoder_hidden_states=condition.tokens, return_dict=False)[0].to(x_t)
 
 
-def nothing(condition: TextCondition) -> TextCondition:
+def nothing(condition: Condition) -> Condition:
     """The unconditional row of guidance: zeros for both, the tokens and the latent (section 3.2)."""
     return condition.map(torch.zeros_like)
 

@@ -14,7 +14,7 @@ from core2d.app.errors import InputError
 from core2d.prior.sampling import Guided, denoise
 from core2d.prior.schedulers import make_scheduler
 from core2d.systems.text_to_image.pipeline import LARGEST_BATCH, POSITIONS_AT_ONCE
-from gen3d.zero123.model import Seen, Zero123, nothing
+from gen3d.zero123.model import Reference, Zero123, nothing
 
 GUIDANCE = 3.0  # of the paper's demo
 
@@ -91,7 +91,7 @@ class NovelViews:
             rows = slice(start, start + at_once)
             scheduler = make_scheduler(self.model.scheduler_config, self.scheduler)
             scheduler.set_timesteps(num_inference_steps, device=self.model.device)
-            part = Seen(seen.embedding[rows], seen.latents[rows], seen.polar[rows])
+            part = Reference(seen.embedding[rows], seen.latents[rows], seen.polar[rows])
             condition = self.model.condition(part, views[rows])
             unconditional = nothing(condition) if guidance_scale > 1 else None
             guide = Guided(self.model, condition, unconditional, guidance_scale)

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from core2d.app.errors import InputError
 from core2d.app.registry import resolve
 from core2d.files.loading import load_model, quiet_libraries, read_json
-from core2d.prior.backbone import Backbone, Camera, LatentDenoiser
-from core2d.prior.condition import TextCondition
+from core2d.prior.backbone import Backbone, Camera, LatentPrior
+from core2d.prior.condition import Condition
 from core2d.prior.families import StableDiffusion
 from core2d.prior.schedule import NoiseSchedule
 from genvideo.animatediff.formats import Norms
@@ -127,7 +127,7 @@ def read_vae(name_or_folder: str | Path, dtype: torch.dtype = torch.float32) -> 
     return load_model(AutoencoderKL, folder, dtype)
 
 
-class MotionBackbone(LatentDenoiser):
+class MotionBackbone(LatentPrior):
     """A 2D backbone lifted into time. Where a 2D one takes pictures, it takes the frames of clips, side by side.
 
     Everything that is written against the contract of a denoiser works on it as it is; a row is a frame, and the
@@ -180,10 +180,10 @@ class MotionBackbone(LatentDenoiser):
         self.vae = vae.requires_grad_(False).eval().to(self.vae.device)
         self._vae_config = vae.config
 
-    def encode_text(self, prompts: list[str]) -> TextCondition:
+    def encode_text(self, prompts: list[str]) -> Condition:
         return self.flat.encode_text(prompts)
 
-    def network(self, x_t: Tensor, t: int | Tensor, condition: TextCondition, camera: Camera | None = None) -> Tensor:
+    def network(self, x_t: Tensor, t: int | Tensor, condition: Condition, camera: Camera | None = None) -> Tensor:
         """The network's own output (b f, c, h, w); arguments have a row for each frame, or one for all."""
         if camera is not None:
             raise InputError("clips are asked for in words: say how the camera moves in the prompt")

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from core2d.app.errors import InputError
 from core2d.prior.backbone import Backbone, rescale_contrast
-from core2d.prior.condition import TextCondition
+from core2d.prior.condition import Condition
 from core2d.prior.sampling import OnStep, denoise
 from core2d.prior.schedulers import make_scheduler
 from genvideo.animatediff.formats import MotionFile, read_motion
@@ -284,8 +284,8 @@ class _Clips:
     """The guided output for clips (b, c, f, h, w) at t, window by window."""
 
     prior: MotionBackbone
-    condition: TextCondition
-    unconditional: TextCondition | None
+    condition: Condition
+    unconditional: Condition | None
     scale: float
     rescale: float
     windows: Windows

@@ -24,7 +24,7 @@ from core2d.app.errors import InputError
 from core2d.app.outputs import atomic_path, write_json
 from core2d.files.loading import load_model, read_json, save_model
 from core2d.files.manifests import Comparison
-from core2d.prior.backbone import LatentDenoiser
+from core2d.prior.backbone import LatentPrior
 from genvideo.animatediff.formats import (
     OURS,
     Facts,
@@ -69,7 +69,7 @@ class SparseControl:
                 raise InputError(f"the SparseCtrl encoder was made for a UNet with {name} {has}, and this has {wants}")
 
     def see(
-        self, prior: LatentDenoiser, given: Mapping[int, Tensor], shape: tuple[int, ...], scale: float = 1.0
+        self, prior: LatentPrior, given: Mapping[int, Tensor], shape: tuple[int, ...], scale: float = 1.0
     ) -> Controlled:
         """What it sees of a clip whose latents have `shape` (b, c, f, h, w).
 

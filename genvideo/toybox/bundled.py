@@ -18,9 +18,9 @@ from core2d.app.outputs import atomic_path, write_json
 from core2d.bundled import judges
 from core2d.bundled.scores import Scores, judge_scores
 from core2d.bundled.stages import (
-    Family,
     Spent,
     Stage,
+    TrainingSetup,
     history_of,
     judge_in,
     keep,
@@ -67,7 +67,7 @@ HEARD = 0.05  # a word is, if its opposite makes the error of undecided clips so
 SCORED, DRILLED = 48, 64  # clips
 
 
-def train_motion(family: Family) -> Scores:
+def train_motion(setup: TrainingSetup) -> Scores:
     """Motion modules and a domain adapter for the prior, which stays as it is.
 
     They learn together, on noise that frames share half of. The paper trains the adapter first and leaves it out later;
@@ -76,19 +76,19 @@ def train_motion(family: Family) -> Scores:
     tells motions apart from its first step on (`genvideo.animatediff.motion_words`), and what it does not hear is
     drilled.
     """
-    folder, prior = family.assets / "toybox-motion", family.assets / "toybox-sd"
+    folder, prior = setup.assets / "toybox-motion", setup.assets / "toybox-sd"
     if not (prior / "unet").is_dir():
         raise InputError(f"toybox-motion starts from {prior}: train the prior first")
     torch.manual_seed(6)
     backbone = Backbone.load(prior)
     unet = backbone.family.denoiser
-    fresh = family.starts_fresh(folder / "config.json")
+    fresh = setup.starts_fresh(folder / "config.json")
     motion = fresh_motion(unet, heads=HEADS) if fresh else read_motion(folder).motion
     with processes().main_process_first():
-        clips, opposite, motions = latents_of(family, backbone)
+        clips, opposite, motions = latents_of(setup, backbone)
     model = domain_adapter(inflate(unet, motion), RANK)
     begun = read_lora(folder / ADAPTER) if not fresh and (folder / ADAPTER).is_file() else None
-    shipped = None if begun is None else scores_of(backbone, motion, begun, family)
+    shipped = None if begun is None else scores_of(backbone, motion, begun, setup)
     if begun is not None:
         go_on_from(model, begun, "domain_adapter")
     for parameter in temporal_parameters(model).values():
@@ -106,18 +106,18 @@ def train_motion(family: Family) -> Scores:
     )
     if not torch.accelerator.is_available():  # where the backward of torch's fused attention is half of a whole step
         model.set_attn_processor(AttnProcessor())
-    recipe = family.recipe(RECIPE)
+    recipe = setup.recipe(RECIPE)
     if begun is None or begun.rank < RANK:
         begin_with(model, "domain_adapter", discriminants(clips.words, motions, DIRECTIONS))
-    if not family.resume and processes().is_main_process:  # this call is not to go on from an earlier one's drill
-        shutil.rmtree(family.runs / DRILL, ignore_errors=True)
-    spent = drill(family, task, opposite, motions) + run_training(family, "motion", task, recipe)
+    if not setup.resume and processes().is_main_process:  # this call is not to go on from an earlier one's drill
+        shutil.rmtree(setup.runs / DRILL, ignore_errors=True)
+    spent = drill(setup, task, opposite, motions) + run_training(setup, "motion", task, recipe)
     motion, adapter = deflate(model, motion), lora_of(model, "domain_adapter")
-    found = scores_of(backbone, motion, adapter, family)
-    return keep(family, MOTION, recipe, spent, found, lambda: save(folder, motion, adapter), shipped)
+    found = scores_of(backbone, motion, adapter, setup)
+    return keep(setup, MOTION, recipe, spent, found, lambda: save(folder, motion, adapter), shipped)
 
 
-def drill(family: Family, task: MotionTask, opposite: Tensor, motions: list[str]) -> Spent:
+def drill(setup: TrainingSetup, task: MotionTask, opposite: Tensor, motions: list[str]) -> Spent:
     """Teach the words of DRILLS from clips where nothing but the words tells them; unless all are heard already.
 
     Among all motions and all noise levels, thousands of steps do not teach that: the error does not fall until
@@ -147,9 +147,9 @@ def drill(family: Family, task: MotionTask, opposite: Tensor, motions: list[str]
         return Spent(0, 0.0)
     most = max(len(rows) for rows in places.values())
     alike = torch.cat([rows.repeat(-(-most // len(rows)))[:most] for rows in places.values()])
-    recipe = family.recipe(DRILL_RECIPE)
+    recipe = setup.recipe(DRILL_RECIPE)
     recipe = replace(recipe, steps=min(recipe.steps, DRILL_RECIPE.steps))
-    spent = run_training(family, DRILL, replace(hidden, clips=task.clips.those(alike)), recipe)
+    spent = run_training(setup, DRILL, replace(hidden, clips=task.clips.those(alike)), recipe)
     least_heard("after")
     return spent
 
@@ -167,15 +167,15 @@ def told_apart(task: MotionTask, opposite: Tensor) -> float:
     return errors[1] / errors[0] - 1
 
 
-def latents_of(family: Family, backbone: Backbone) -> tuple[EncodedClips, Tensor, list[str]]:
+def latents_of(setup: TrainingSetup, backbone: Backbone) -> tuple[EncodedClips, Tensor, list[str]]:
     """The clips that it learns from, encoded once; the words (n, tokens, d) for the opposite motions; their motions."""
-    count = family.pictures // PICTURES_A_CLIP
+    count = setup.pictures // PICTURES_A_CLIP
     captions, motions = words_of(SEED, count)
     still = [without_motion(caption, motion) for caption, motion in zip(captions, motions, strict=True)]
     opposite = [turned_round(caption, motion) for caption, motion in zip(captions, motions, strict=True)]
-    path = family.data / f"v{world.VERSION}-motion-{family.size}px-{count}.npy"
+    path = setup.data / f"v{world.VERSION}-motion-{setup.size}px-{count}.npy"
     backbone.to(torch.accelerator.current_accelerator() or torch.device("cpu"))
-    clips = encode_clips(backbone, draw_clips(path, SEED, count, family.size), captions, still)
+    clips = encode_clips(backbone, draw_clips(path, SEED, count, setup.size), captions, still)
     words = encode_words(backbone, opposite)
     backbone.to(torch.device("cpu"))
     return clips, words, motions
@@ -186,15 +186,15 @@ def turned_round(caption: str, motion: str) -> str:
     return caption.replace(motion, " ".join(OPPOSITE.get(word, word) for word in motion.split()))
 
 
-def scores_of(backbone: Backbone, motion: MotionAdapter, adapter: Lora, family: Family) -> Scores:
+def scores_of(backbone: Backbone, motion: MotionAdapter, adapter: Lora, setup: TrainingSetup) -> Scores:
     """On the tuning seed; none if the judges have not been trained yet."""
-    judge, motion_judge = judge_in(family.assets / FRAME_JUDGE.folder), family.assets / "toybox-judge"
+    judge, motion_judge = judge_in(setup.assets / FRAME_JUDGE.folder), setup.assets / "toybox-judge"
     if judge is None or not (motion_judge / "motion.safetensors").is_file():
         return {}
     prior, seed = MotionBackbone(backbone, motion), world.TUNING_SEEDS[0]
     add_lora(prior.unet, adapter)
-    if (family.assets / VIDEO_VAE.folder / "config.json").is_file():
-        prior.use_vae(read_vae(family.assets / VIDEO_VAE.folder))
+    if (setup.assets / VIDEO_VAE.folder / "config.json").is_file():
+        prior.use_vae(read_vae(setup.assets / VIDEO_VAE.folder))
     pipeline = AnimateDiff(prior, takes_frames=True, shared_noise=SAMPLED_SHARE)
     wanted = asked(seed, SCORED)
     clips = [pipeline(one.prompt, seed=seed + index).frames[0] for index, one in enumerate(wanted)]
@@ -203,19 +203,19 @@ def scores_of(backbone: Backbone, motion: MotionAdapter, adapter: Lora, family: 
     return {"motion": motion_right, "class_and_color": frames_right, "both": (motion_right + frames_right) / 2}
 
 
-def train_frame_judge(family: Family) -> Scores:
+def train_frame_judge(setup: TrainingSetup) -> Scores:
     """The picture judge, trained on with frames of clips."""
 
     def fresh() -> PictureJudge:
-        return judge_in(family.assets / "toybox-judge") or PictureJudge()
+        return judge_in(setup.assets / "toybox-judge") or PictureJudge()
 
     def task(model: PictureJudge) -> judges.PictureJudgeTask:
-        pictures = judges.judge_frames(family.data, family.pictures)
-        rejects = judges.reject_pictures(family.data, family.pictures, in_clips=True)
+        pictures = judges.judge_frames(setup.data, setup.pictures)
+        rejects = judges.reject_pictures(setup.data, setup.pictures, in_clips=True)
         return judges.PictureJudgeTask(model, pictures, rejects)
 
     score = partial(judge_scores, in_clips=True)
-    return train_a_judge(family, FRAME_JUDGE, "picture", fresh, load_picture_judge, task, judges.FRAME_RECIPE, score)
+    return train_a_judge(setup, FRAME_JUDGE, "picture", fresh, load_picture_judge, task, judges.FRAME_RECIPE, score)
 
 
 def save(folder: Path, motion: MotionAdapter, adapter: Lora) -> None:

@@ -18,7 +18,7 @@ from core2d.app.errors import InputError
 from core2d.app.outputs import atomic_path, write_json
 from core2d.bundled import vae
 from core2d.bundled.scores import Scores, pictures_of
-from core2d.bundled.stages import Family, Stage, history_of, judge_in, keep, processes, run_training
+from core2d.bundled.stages import Stage, TrainingSetup, history_of, judge_in, keep, processes, run_training
 from core2d.bundled.world import SEED
 from core2d.files.loading import load_model, save_model
 from core2d.toybox import world
@@ -32,24 +32,24 @@ RECIPE = replace(vae.RECIPE, steps=2500, learning_rate=1e-3)
 SCORED, CHUNK = 2048, 64
 
 
-def train_video_vae(family: Family) -> Scores:
+def train_video_vae(setup: TrainingSetup) -> Scores:
     """The decoder of the prior's autoencoder, on frames of clips."""
-    folder, first = family.assets / FOLDER, family.assets / "toybox-sd" / "vae"
+    folder, first = setup.assets / FOLDER, setup.assets / "toybox-sd" / "vae"
     if not first.is_dir():
         raise InputError(f"{FOLDER} starts from {first}: train the vae stage first")
     torch.manual_seed(7)
-    begun = not family.starts_fresh(folder / "config.json")
+    begun = not setup.starts_fresh(folder / "config.json")
     model = vae.only_decoder(load_model(AutoencoderKL, folder if begun else first, torch.float32))
     with processes().main_process_first():
-        path = family.data / f"v{world.VERSION}-frames-{family.size}px-{family.pictures}"
-        pictures = draw(path, partial(frame, SEED), family.pictures, family.size)
-    recipe = family.recipe(RECIPE)
-    eyes = vae.eyes_in(family.assets / "toybox-clip")
-    spent = run_training(family, "video-vae", vae.task(model, pictures, eyes, LATENT_NOISE), recipe)
-    judge = judge_in(family.assets / "toybox-frame-judge")
+        path = setup.data / f"v{world.VERSION}-frames-{setup.size}px-{setup.pictures}"
+        pictures = draw(path, partial(frame, SEED), setup.pictures, setup.size)
+    recipe = setup.recipe(RECIPE)
+    eyes = vae.eyes_in(setup.assets / "toybox-clip")
+    spent = run_training(setup, "video-vae", vae.task(model, pictures, eyes, LATENT_NOISE), recipe)
+    judge = judge_in(setup.assets / "toybox-frame-judge")
 
     def scored(which: AutoencoderKL) -> Scores:
-        return {} if judge is None else scores_of(which, judge, family.size)
+        return {} if judge is None else scores_of(which, judge, setup.size)
 
     found = scored(model)
     of_prior = scored(load_model(AutoencoderKL, first, torch.float32))
@@ -63,7 +63,7 @@ def train_video_vae(family: Family) -> Scores:
             if history:
                 write_json(temporary / "training.json", history)
 
-    return keep(family, VIDEO_VAE, recipe, spent, found, save, before)
+    return keep(setup, VIDEO_VAE, recipe, spent, found, save, before)
 
 
 @torch.no_grad()

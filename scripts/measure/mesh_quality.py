@@ -26,7 +26,7 @@ from core2d.app.devices import peak_memory_gb
 from core2d.app.errors import InputError
 from core2d.app.outputs import atomic_path, plain, write_json
 from core2d.media.pictures import image_grid, save_image, to_uint8
-from core2d.prior.backbone import Backbone, Denoiser
+from core2d.prior.backbone import Backbone, Prior
 from core2d.toybox import captions, world
 from core2d.toybox.judge import load_picture_judge
 from core2d.toybox.sample import mesh_of as true_mesh
@@ -250,7 +250,7 @@ def make(batch: Batch) -> dict[str, Record]:
     return facts
 
 
-def make_one(batch: Batch, prior: Denoiser, prompt: str, seed: int, path: Path) -> Record:
+def make_one(batch: Batch, prior: Prior, prompt: str, seed: int, path: Path) -> Record:
     """One mesh into its file; a prompt that no mesh comes of has `failed`, and is not the end of the others."""
     path.parent.mkdir(parents=True, exist_ok=True)
     forget_peak_memory()

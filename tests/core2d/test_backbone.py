@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from core2d.app.errors import InputError
 from core2d.prior.backbone import Backbone, rescale_contrast
 from core2d.prior.camera_token import CameraToken, camera_features
-from core2d.prior.condition import TextCondition
+from core2d.prior.condition import Condition
 
 FAMILIES = ["sd1", "sd2", "sdxl", "pixart"]
 
@@ -175,7 +175,7 @@ def test_pixart_hides_padding_and_cuts_off_the_variance(backbones):
     condition = pixart.encode_text(["a red mug"])
     assert condition.mask is not None and 3 <= int(condition.mask.sum()) < 120
     noise = torch.randn_like(condition.tokens) * (1 - condition.mask[..., None])
-    spoiled = TextCondition(condition.tokens + noise, mask=condition.mask)
+    spoiled = Condition(condition.tokens + noise, mask=condition.mask)
     assert torch.equal(pixart.predict(x_t, 9, condition).eps, pixart.predict(x_t, 9, spoiled).eps)
     assert pixart.family.denoiser.config.out_channels == 8
     assert torch.equal(
@@ -217,7 +217,7 @@ def test_conditions_can_be_stacked_picked_and_repeated(backbones):
     assert len(twice) == 4 and torch.equal(twice.tokens[1], both.tokens[0])
     assert twice.pooled is not None and both.pooled is not None
     assert torch.equal(twice[[3]].pooled, both.pooled[1:])  # pyright: ignore[reportArgumentType]
-    assert torch.equal(TextCondition.cat([both[:1], both[1:]]).tokens, both.tokens)
+    assert torch.equal(Condition.cat([both[:1], both[1:]]).tokens, both.tokens)
     with pytest.raises(ValueError, match="2 conditions for 3 samples"):
         both.expand(3)
 

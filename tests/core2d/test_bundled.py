@@ -312,23 +312,23 @@ class FakeTraining:
 EVERY = (*stages.STAGES.values(), ZERO123, MATTING, FRAME_JUDGE, VIDEO_VAE, MOTION)
 
 
-def judge_family(folder: Path, **changes: Any) -> stages.Family:
-    return stages.Family(folder / "assets", folder / "runs", pictures=4, **changes)
+def judge_family(folder: Path, **changes: Any) -> stages.TrainingSetup:
+    return stages.TrainingSetup(folder / "assets", folder / "runs", pictures=4, **changes)
 
 
-def kept_weight(family: stages.Family) -> float:
-    weights = load_file(family.assets / "toybox-judge" / "picture.safetensors")
+def kept_weight(setup: stages.TrainingSetup) -> float:
+    weights = load_file(setup.assets / "toybox-judge" / "picture.safetensors")
     return float(weights["body.0.0.weight"].flatten()[0])
 
 
 def test_only_better_weights_are_kept_and_the_card_tells_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     FakeTraining(monkeypatch, found=[0.5, 0.25, 0.75, 0.1], steps=[5, 6, 7, 8])
-    family, stage = judge_family(tmp_path), stages.STAGES["judge"]
-    card = family.assets / "toybox-judge" / "README.md"
-    assert stages.state_of(family, stage)["state"] == "not trained"
+    setup, stage = judge_family(tmp_path), stages.STAGES["judge"]
+    card = setup.assets / "toybox-judge" / "README.md"
+    assert stages.state_of(setup, stage)["state"] == "not trained"
     for weight, score in ((0, 0.5), (0, 0.5), (2, 0.75)):  # the second training was worse
-        stage.run(family)
-        assert kept_weight(family) == weight and stages.state_of(family, stage)["balanced"] == score
+        stage.run(setup)
+        assert kept_weight(setup) == weight and stages.state_of(setup, stage)["balanced"] == score
         assert f"| judge | balanced | {score} |" in card.read_text()
     lines = json.loads((card.parent / "training.json").read_text())
     assert [line["kept"] for line in lines] == [True, False, True]
@@ -337,16 +337,16 @@ def test_only_better_weights_are_kept_and_the_card_tells_all(tmp_path: Path, mon
     assert text.startswith(f"# {ABOUT['toybox-judge'][0]}\n") and "| judge | rejected_blob | 0.125 |" in text
     assert [text.count(f"| judge | {word} | 4 | 64 |") for word in ("yes", "no")] == [2, 1]
     stage.run(judge_family(tmp_path, fresh=True))  # starts over, whatever was there
-    assert kept_weight(family) == 3 and stages.state_of(family, stage)["balanced"] == 0.1
+    assert kept_weight(setup) == 3 and stages.state_of(setup, stage)["balanced"] == 0.1
     assert len(json.loads((card.parent / "training.json").read_text())) == 1
 
 
 def test_a_resumed_training_is_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     FakeTraining(monkeypatch, found=[0.5, 0.75], steps=[40, 100])  # the loop counts steps and seconds over all calls
-    family, stage = judge_family(tmp_path), stages.STAGES["judge"]
-    stage.run(family)
-    stage.run(family)
-    state = stages.state_of(family, stage)
+    setup, stage = judge_family(tmp_path), stages.STAGES["judge"]
+    stage.run(setup)
+    stage.run(setup)
+    state = stages.state_of(setup, stage)
     assert state["steps"] == 100 and state["hours"] == pytest.approx(1.0)
 
 
@@ -354,7 +354,7 @@ def test_a_training_that_was_stopped_before_its_diary_counts_in_the_next_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     training = FakeTraining(monkeypatch, found=[0.5, 0.75], steps=[40, 100])
-    family, stage = judge_family(tmp_path), stages.STAGES["judge"]
+    setup, stage = judge_family(tmp_path), stages.STAGES["judge"]
 
     def killed(judge: PictureJudge, seed: int) -> scores.Scores:
         training.score(judge, seed)
@@ -363,9 +363,9 @@ def test_a_training_that_was_stopped_before_its_diary_counts_in_the_next_call(
     with monkeypatch.context() as patch:
         patch.setattr(scores, "judge_scores", killed)
         with pytest.raises(KeyboardInterrupt):
-            stage.run(family)
-    stage.run(family)
-    assert stages.state_of(family, stage)["steps"] == 100
+            stage.run(setup)
+    stage.run(setup)
+    assert stages.state_of(setup, stage)["steps"] == 100
 
 
 def test_every_stage_writes_to_a_folder_that_has_a_card() -> None:

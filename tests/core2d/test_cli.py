@@ -174,11 +174,11 @@ class GreetRecipe(recipes.Recipe):
     name: str = "world"
 
 
-def greet(recipe: GreetRecipe) -> cli.Result:
+def greet(recipe: GreetRecipe) -> cli.Outcome:
     sys.stdout.write("a library that chatters\n")
     if recipe.name == "nobody":
         raise InputError("nobody is there")
-    return [Path(f"{recipe.name}.txt")], {"letters": len(recipe.name)}
+    return cli.Outcome([Path(f"{recipe.name}.txt")], {"letters": len(recipe.name)})
 
 
 class Greeting(cli.Command):
@@ -188,7 +188,7 @@ class Greeting(cli.Command):
         return GreetRecipe
 
     def follow(self, recipe: GreetRecipe) -> cli.Outcome:
-        return cli.Outcome(*greet(recipe))
+        return greet(recipe)
 
 
 def run_greet(*words: str) -> None:

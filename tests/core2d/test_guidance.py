@@ -14,10 +14,10 @@ from core2d.guidance import PerpNegDistillation, ScoreDistillation, ScoreDistill
 from core2d.guidance.base import loss_of
 from core2d.guidance.perp_neg import negative_weights, perpendicular
 from core2d.guidance.view_prompts import mix, view_weights, view_windows
-from core2d.prior.backbone import Backbone, Camera, Denoiser, Generators, rescale_contrast
+from core2d.prior.backbone import Backbone, Camera, Generators, Prior, rescale_contrast
 from core2d.prior.camera_token import camera_features
 from core2d.prior.cameras import Cameras, orbit
-from core2d.prior.condition import TextCondition
+from core2d.prior.condition import Condition
 from core2d.prior.oracle import OracleBackbone
 from core2d.prior.schedule import NoiseSchedule, PredictionType
 from core2d.training.loop import step_seed
@@ -38,7 +38,7 @@ def matched_schedule(kind: PredictionType) -> NoiseSchedule:
     return NoiseSchedule((1 - sigma) ** 2 / ((1 - sigma) ** 2 + sigma**2), kind)
 
 
-class ToyPrior(Denoiser):
+class ToyPrior(Prior):
     """x0 = gain M x + B text + C view, where x is x_t scaled to a variance-preserving process; a linear encoder.
 
     Latents (2, 3, 3), images (3, 6, 6). It keeps what it was asked in `conditions` and `views`.
@@ -53,11 +53,11 @@ class ToyPrior(Denoiser):
         self.mixing, self.encoder = random(18, 18, seed=1) / 6, random(108, 18, seed=4) / 10
         self.decoder = random(18, 108, seed=5) / 10
         self.of_text, self.of_view = random(4, 18, seed=2), random(5, 18, seed=3)
-        self.conditions: list[TextCondition] = []
+        self.conditions: list[Condition] = []
         self.views: list[Camera | None] = []
 
-    def encode_text(self, prompts: list[str]) -> TextCondition:
-        return TextCondition(torch.stack([random(1, 4, seed=step_seed(*prompt.encode())) for prompt in prompts]))
+    def encode_text(self, prompts: list[str]) -> Condition:
+        return Condition(torch.stack([random(1, 4, seed=step_seed(*prompt.encode())) for prompt in prompts]))
 
     def encode_images(self, images: Tensor, generator: Generators | None = None) -> Tensor:
         return (images.flatten(1) @ self.encoder).view(-1, 2, 3, 3)
@@ -65,7 +65,7 @@ class ToyPrior(Denoiser):
     def decode(self, latents: Tensor) -> Tensor:
         return (latents.flatten(1) @ self.decoder).view(-1, 3, 6, 6)
 
-    def network(self, x_t: Tensor, t: int | Tensor, condition: TextCondition, camera: Camera | None = None) -> Tensor:
+    def network(self, x_t: Tensor, t: int | Tensor, condition: Condition, camera: Camera | None = None) -> Tensor:
         self.conditions.append(condition)
         self.views.append(camera)
         alpha, sigma = self.schedule.alpha_sigma(t, x_t)
@@ -325,7 +325,7 @@ def test_the_description_is_continuous_around_the_object(azimuth: float, turn: f
 
 def test_mixed_prompts_keep_every_token_that_takes_part():
     mask = torch.tensor([[1, 1, 0], [1, 1, 1]])
-    both = TextCondition(random(2, 3, 4), random(2, 5), mask)
+    both = Condition(random(2, 3, 4), random(2, 5), mask)
     mixed = mix(both, torch.tensor([[1.0, 0.0], [0.5, 0.5]]))
     assert mixed.mask is not None and mixed.mask.tolist() == [[1, 1, 0], [1, 1, 1]] and mixed.mask.dtype == mask.dtype
     assert mixed.pooled is not None and both.pooled is not None
@@ -396,7 +396,7 @@ def test_perp_neg_is_its_formula():
     guidance = PerpNegDistillation(prior, ScoreDistillationConfig(guidance_scale=6))
     found = guidance.predict(x_t, t, PROMPT, cameras).eps
 
-    def ask(condition: TextCondition) -> Tensor:
+    def ask(condition: Condition) -> Tensor:
         return prior.predict(x_t, t, condition).eps.flatten()
 
     eps_0, wanted = ask(prior.encode_text([""])), ask(ViewPrompts().condition(prior, PROMPT, cameras))

@@ -14,7 +14,7 @@ from core2d.prior.camera_token import CameraToken
 from core2d.prior.schedule import NoiseSchedule
 from core2d.training.autoencoder import AutoencoderTask, kl_loss, perceptual_loss, reconstruction_loss
 from core2d.training.contrastive import ContrastiveTask, contrastive_loss
-from core2d.training.latent_diffusion import Denoiser, DenoisingTask
+from core2d.training.latent_diffusion import DenoisingTask, PriorNetworks
 from core2d.training.loop import Task
 
 COUNT, BATCH = 40, 16
@@ -223,7 +223,7 @@ def denoising_task(with_camera: bool = True, prediction_type: str = "epsilon", *
     unet: Any = Echo()
     rows = torch.arange(COUNT)
     settings: dict[str, Any] = dict(
-        model=Denoiser(unet, CameraToken(context_dim=8, subject_dim=8, hidden_dim=8) if with_camera else None),
+        model=PriorNetworks(unet, CameraToken(context_dim=8, subject_dim=8, hidden_dim=8) if with_camera else None),
         mean=rows[:, None, None, None].expand(-1, 2, 3, 3).half(),
         deviation=torch.zeros(COUNT, 2, 3, 3).half(),
         tokens=1 + rows[:, None].expand(-1, 6),

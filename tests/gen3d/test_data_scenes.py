@@ -32,16 +32,16 @@ from gen3d.data.lenses import Lens
 from gen3d.data.photographs import Photographs
 from gen3d.data.placement import Placement
 from gen3d.data.placing import place
-from gen3d.data.scene import Scene, load_scene
+from gen3d.data.scene import CapturedScene, load_scene
 
 FAR = Ball(center=(1000.0, -2000.0, 300.0), radius=2.0, distance=11.0)
 
 
-def poses_of(scene: Scene) -> Tensor:
+def poses_of(scene: CapturedScene) -> Tensor:
     return torch.from_numpy(np.stack([view.camera_to_world for view in scene.views]))
 
 
-def placed(scene: Scene) -> Placement:
+def placed(scene: CapturedScene) -> Placement:
     return place(scene, Photographs(scene.views))
 
 

@@ -19,25 +19,25 @@ from core2d.app.errors import InputError
 from gen3d.data.lenses import Lens
 from gen3d.data.photographs import Photographs
 from gen3d.data.pictures import Split
-from gen3d.data.scene import View, load_scene
+from gen3d.data.scene import CapturedView, load_scene
 from gen3d.data.write import write_point_cloud, write_transforms
 
 
 def some_views(
     lenses: Sequence[Lens], splits: Sequence[Split] = ("train", "train", "test"), channels: int = 4
-) -> tuple[list[View], list[np.ndarray]]:
+) -> tuple[list[CapturedView], list[np.ndarray]]:
     ball = Ball(center=(40.0, -3.0, 7.0))
     poses = ball.cameras(len(lenses))
     pictures = [ball.picture(pose, lens, channels == 4) for pose, lens in zip(poses, lenses, strict=True)]
     kinds: list[Split] = [splits[index % len(splits)] for index in range(len(lenses))]
     views = [
-        View(Path(f"photo {index}.jpg"), pose.numpy(), lens, None, split)
+        CapturedView(Path(f"photo {index}.jpg"), pose.numpy(), lens, None, split)
         for index, (pose, lens, split) in enumerate(zip(poses, lenses, kinds, strict=True))
     ]
     return views, pictures
 
 
-def by_pose(views: Sequence[View]) -> list[View]:
+def by_pose(views: Sequence[CapturedView]) -> list[CapturedView]:
     return sorted(views, key=lambda view: view.camera_to_world.tolist())
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from core2d.bundled.stages import Family, Spent
+from core2d.bundled.stages import Spent, TrainingSetup
 from core2d.prior.backbone import Backbone
 from core2d.toybox import world
 from core2d.toybox.clips import words_of
@@ -62,7 +62,7 @@ def test_one_word_that_is_not_heard_makes_a_drill_in_all(
     """In equal shares, undecided, and with nothing else given."""
     seen: list[Any] = []
 
-    def train(family: Family, name: str, task: MotionTask, recipe: Any) -> Spent:
+    def train(setup: TrainingSetup, name: str, task: MotionTask, recipe: Any) -> Spent:
         seen.append(task)
         return Spent(recipe.steps, 1.0)
 
@@ -71,11 +71,11 @@ def test_one_word_that_is_not_heard_makes_a_drill_in_all(
     monkeypatch.setattr(bundled, "run_training", train)
     zooms = [f"camera zooming {way}" for way in ("in", "out", "in")]
     motions = ["growing", zooms[0], "still", zooms[1], "camera panning left", zooms[2]]
-    family = Family(tmp_path, tmp_path)
+    setup = TrainingSetup(tmp_path, tmp_path)
     heard = least > HEARD
-    assert drill(family, task, task.clips.words, motions).steps == (0 if heard else DRILL_RECIPE.steps)
+    assert drill(setup, task, task.clips.words, motions).steps == (0 if heard else DRILL_RECIPE.steps)
     assert len(seen) == (0 if heard else 1)
     for alone in seen:
         assert (alone.blind, alone.undecided, alone.given) == (0.0, 1.0, (0.0, 0.0, 0.0))
         assert torch.equal(alone.clips.latents, task.clips.latents[[0, 0, 0, 1, 3, 5, 4, 4, 4]])
-    assert drill(family, task, task.clips.words, ["still"] * 6).steps == 0  # no such clips
+    assert drill(setup, task, task.clips.words, ["still"] * 6).steps == 0  # no such clips

@@ -9,7 +9,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_motion_model import MotionAdapter
 
 from core2d.app.errors import InputError
-from core2d.bundled.stages import Family
+from core2d.bundled.stages import TrainingSetup
 from core2d.files.loading import load_model, save_model
 from core2d.prior.backbone import Backbone
 from genvideo.animatediff.formats import Facts, read_motion, write_motion
@@ -76,14 +76,14 @@ def test_another_that_does_not_fit_is_refused(
 def test_the_decoder_learns_and_the_encoder_stays(flat: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """From the prior's at first, later from its own; without a judge there is no score, and the last is kept."""
     monkeypatch.setattr(video_vae, "SCORED", 8)
-    family = Family(tmp_path / "assets", tmp_path / "runs", 16, 8, resume=False, changes=(("steps", 2),))
+    setup = TrainingSetup(tmp_path / "assets", tmp_path / "runs", 16, 8, resume=False, changes=(("steps", 2),))
     with pytest.raises(InputError, match="train the vae stage first"):
-        train_video_vae(family)
-    save(flat.vae, family.assets / "toybox-sd" / "vae")
+        train_video_vae(setup)
+    save(flat.vae, setup.assets / "toybox-sd" / "vae")
     found = [flat.vae.state_dict()]
     for _ in range(2):
-        assert train_video_vae(family) == {}
-        found.append(load_model(AutoencoderKL, family.assets / video_vae.FOLDER, torch.float32).state_dict())
+        assert train_video_vae(setup) == {}
+        found.append(load_model(AutoencoderKL, setup.assets / video_vae.FOLDER, torch.float32).state_dict())
     for name, first in found[0].items():
         stays = name.startswith(("encoder.", "quant_conv."))
         assert not stays or all(torch.equal(later[name], first.half().float()) for later in found[1:]), name

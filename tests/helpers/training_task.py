@@ -20,7 +20,7 @@ from torch.nn import functional
 from core2d.training.loop import TrainingRecipe, step_generator, train
 
 
-class Denoiser(nn.Module):
+class Prior(nn.Module):
     """A convolution, a normalisation, dropout, and two linear maps that share their weight."""
 
     def __init__(self, dropout: float) -> None:
@@ -44,7 +44,7 @@ class DenoisingTask:
     def __init__(self, seed: int = 0, dropout: float = 0.1, nan_at: int = -1, delay: float = 0.0) -> None:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            self.model: nn.Module = Denoiser(dropout)
+            self.model: nn.Module = Prior(dropout)
         self.seed, self.nan_at, self.delay = seed, nan_at, delay
         self.previews: list[Path] = []
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from core2d.app.errors import InputError
 from core2d.app.outputs import atomic_path, write_json
 from core2d.files.loading import save_model
-from core2d.prior.backbone import Backbone, Camera, Denoiser
+from core2d.prior.backbone import Backbone, Camera, Prior
 from core2d.prior.camera_token import camera_features
 from core2d.prior.sampling import Guided, denoise
 from core2d.prior.schedulers import make_scheduler
@@ -55,7 +55,7 @@ class TextToImage:
             of the model's folder.
     """
 
-    def __init__(self, backbone: Denoiser, scheduler: SchedulerMixin | str | None = None):
+    def __init__(self, backbone: Prior, scheduler: SchedulerMixin | str | None = None):
         self.backbone = backbone
         self.scheduler = make_scheduler(backbone.scheduler_config, scheduler)
 
