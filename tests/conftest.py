@@ -8,6 +8,9 @@ from types import ModuleType
 
 import pytest
 
+# Tests are of tiny tensors, where a second thread costs more than it brings; those that they start inherit it.
+for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that needs the network is wrong
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 

@@ -20,6 +20,7 @@ from core2d.prior.backbone import Backbone
 from core2d.prior.camera_token import CameraToken
 from core2d.prior.families import StableDiffusion
 from core2d.prior.schedule import NoiseSchedule
+from core2d.toybox import world
 from core2d.toybox.dataset import Pictures
 from core2d.training.latent_diffusion import DenoisingTask, PriorNetworks
 from core2d.training.loop import TrainingRecipe
@@ -107,7 +108,8 @@ def assemble(
     parts = {"tokenizer": tokenizer, "text_encoder": text_encoder, "unet": model.unet}
     index = {"_class_name": "StableDiffusionPipeline", "requires_safety_checker": False}
     family = StableDiffusion(parts, index)
-    return Backbone(family, autoencoder, {"_class_name": "DDIMScheduler", **scheduler().config}, model.camera_token)
+    schedule = {"_class_name": "DDIMScheduler", **scheduler().config}
+    return Backbone(family, autoencoder, schedule, model.camera_token, world=world.NAME)
 
 
 def load(folder: Path) -> PriorNetworks:

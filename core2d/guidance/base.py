@@ -1,16 +1,19 @@
 """What a guidance is, and the two steps that every one of them begins and ends with."""
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core2d.app.errors import InputError
 from core2d.prior.backbone import Prior
 from core2d.prior.cameras import Cameras
+from core2d.prior.condition import Condition
 
 Info = dict[str, Tensor]  # detached; "t" and "gradient_norm" (b,) of every guidance here
+Tell = Callable[[Condition, Tensor, Cameras | None], Condition]  # of images (b, 3, H, W) in [0, 1] and their cameras
 
 
 class Guidance(Protocol):
@@ -29,6 +32,22 @@ class Guidance(Protocol):
             cameras: from where each is seen: one, or b. None if there is no view, as in a picture.
             step: of the optimisation; all randomness is a function of the seed and the step.
         """
+        ...
+
+
+@runtime_checkable
+class Learning(Protocol):
+    """A guidance with state: networks that learn beside the field, such as the LoRA of variational score distillation
+    (2305.16213). The run trains, saves and resumes them with the field.
+
+    Attributes:
+        learner: what learns; its parameters get their gradient from `learner_loss` alone.
+    """
+
+    learner: nn.Module
+
+    def learner_loss(self, images: Tensor, prompt: str, cameras: Cameras | None, step: int) -> Tensor:
+        """A scalar; arguments as for a guidance, the images without gradient."""
         ...
 
 

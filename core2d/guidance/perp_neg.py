@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from core2d.app.errors import InputError
-from core2d.guidance.sds import ScoreDistillation, ScoreDistillationConfig
+from core2d.guidance.base import Tell
+from core2d.guidance.sds import ScoreDistillation, ScoreDistillationConfig, Told
 from core2d.guidance.view_prompts import is_overhead, view_weights
 from core2d.prior.backbone import Prior, rescale_contrast
-from core2d.prior.cameras import Cameras
 from core2d.prior.condition import Condition
 from core2d.prior.schedule import Prediction
 
@@ -29,7 +29,7 @@ class PerpNegDistillation(ScoreDistillation):
     """SDS under Perp-Neg, with views in words: a camera token of the prior is not used.
 
     Args:
-        prior, config, seed: as for `ScoreDistillation`; the guidance scale is that of the whole bracket.
+        prior, config, seed, tell: as for `ScoreDistillation`; the guidance scale is that of the whole bracket.
         strength: what the published weights of the negatives are multiplied by; 0 is plain guidance.
 
     Raises:
@@ -37,21 +37,27 @@ class PerpNegDistillation(ScoreDistillation):
     """
 
     def __init__(
-        self, prior: Prior, config: ScoreDistillationConfig | None = None, seed: int = 0, strength: float = 1.0
+        self,
+        prior: Prior,
+        config: ScoreDistillationConfig | None = None,
+        seed: int = 0,
+        tell: Tell | None = None,
+        strength: float = 1.0,
     ):
-        super().__init__(prior, config, seed)
+        super().__init__(prior, config, seed, tell)
         self.strength = strength
         if self.config.views == "camera":
             raise InputError("Perp-Neg works with view words, not with the camera token: leave one of them")
 
-    def predict(self, x_t: Tensor, t: Tensor, prompt: str, cameras: Cameras | None) -> Prediction:
-        if cameras is None:
+    def predict(self, x_t: Tensor, t: Tensor, told: Told) -> Prediction:
+        if told.cameras is None:
             raise ValueError("Perp-Neg needs cameras")
-        prior, rows, wording = self.prior, len(x_t), self.config.wording
-        without, wanted = prior.encode_text([self.config.negative_prompt]), wording.condition(prior, prompt, cameras)
-        front, side = (prior.encode_text([text]) for text in wording.prompts(prompt)[:2])
-        conditions = Condition.cat([one.expand(rows) for one in (without, wanted, front, side)])
-        everything = prior.predict(x_t.repeat(4, 1, 1, 1), t.repeat(4), conditions)  # (4b, c, h, w)
+        prior, rows, wording, cameras = self.prior, len(x_t), self.config.wording, told.cameras
+        wanted = self.condition(told).expand(rows)
+        front, side = (prior.encode_text([text]) for text in wording.prompts(told.prompt)[:2])
+        others = [one.expand(rows).told_also(wanted) for one in (self.unconditional(wanted), front, side)]
+        conditions = Condition.cat([others[0], wanted, *others[1:]])
+        everything = prior.predict(torch.cat([x_t] * 4), t.repeat(4), conditions)  # (4b, c, h, w)
         eps_0, eps_wanted, eps_front, eps_side = everything.eps.chunk(4)
         weights = self.strength * negative_weights(cameras.azimuth, cameras.elevation).to(x_t)  # (n, 2)
         bracket = towards = eps_wanted - eps_0  # (b, c, h, w)

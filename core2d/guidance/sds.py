@@ -19,7 +19,7 @@ from torch import Tensor
 
 from core2d.app.errors import InputError
 from core2d.guidance.annealing import TimeRange
-from core2d.guidance.base import Info, images_for, loss_of, require_finite
+from core2d.guidance.base import Info, Tell, images_for, loss_of, require_finite
 from core2d.guidance.view_prompts import ViewPrompts
 from core2d.prior.backbone import Prior
 from core2d.prior.cameras import Cameras
@@ -77,6 +77,15 @@ class ScoreDistillationConfig:
             raise InputError('in the space of images, distillation has the form "x0" only')
 
 
+@dataclass(frozen=True)
+class Told:
+    """What a step of guidance is about: the prompt, its images (b, 3, H, W) without gradient, and their cameras."""
+
+    prompt: str
+    images: Tensor
+    cameras: Cameras | None
+
+
 class ScoreDistillation:
     """SDS with one prior. Two calls with the same arguments give the same loss: nothing is kept between them.
 
@@ -84,13 +93,16 @@ class ScoreDistillation:
         prior: a backbone, or an oracle.
         config: see there.
         seed: with the step, it decides the times and the noise.
+        tell: says what more the prior is told of each picture, such as a map of it for a ControlNet.
 
     Raises:
         InputError: the camera token is asked for and the prior has none.
     """
 
-    def __init__(self, prior: Prior, config: ScoreDistillationConfig | None = None, seed: int = 0):
-        self.prior, self.config, self.seed = prior, config or ScoreDistillationConfig(), seed
+    def __init__(
+        self, prior: Prior, config: ScoreDistillationConfig | None = None, seed: int = 0, tell: Tell | None = None
+    ):
+        self.prior, self.config, self.seed, self.tell = prior, config or ScoreDistillationConfig(), seed, tell
         if self.config.views == "camera" and not prior.has_camera_token:
             raise InputError('this model has no camera token: use views="words"')
 
@@ -109,7 +121,8 @@ class ScoreDistillation:
             raise ValueError(f"{len(cameras)} cameras for {len(latents)} images; give one, or one for each")
         with torch.no_grad():
             t, noise = self.draw(latents, step)
-            prediction = self.predict(self.prior.add_noise(latents, noise, t), t, prompt, cameras)
+            told = Told(prompt, images.detach(), cameras)
+            prediction = self.predict(self.prior.add_noise(latents, noise, t), t, told)
             gradient = self.weight(prediction) * self.direction(prediction, compared, noise)
         require_finite(gradient, f"the prior's prediction at step {step} holds NaN or infinity: use dtype float32")
         return loss_of(compared, gradient), {"t": t, "gradient_norm": gradient.flatten(1).norm(dim=1)}
@@ -121,24 +134,33 @@ class ScoreDistillation:
         noise = torch.randn(latents.shape, generator=generator)  # in float32, whatever the latents are
         return t.to(latents.device), noise.to(latents)
 
-    def predict(self, x_t: Tensor, t: Tensor, prompt: str, cameras: Cameras | None) -> Prediction:
+    def predict(self, x_t: Tensor, t: Tensor, told: Told) -> Prediction:
         """What the guided prior makes of x_t (b, c, h, w) at t (b,)."""
-        condition, camera = self.view(prompt, cameras)
+        condition = self.condition(told)
         scale, rescale = self.config.guidance_scale, self.config.rescale
         if scale == 1:
-            return self.prior.predict(x_t, t, condition, camera)
-        unconditional = self.prior.encode_text([self.config.negative_prompt])
-        return self.prior.predict_cfg(x_t, t, condition, unconditional, scale, rescale, camera, rescale_on="x0")
+            return self.prior.predict(x_t, t, condition)
+        without = self.unconditional(condition)
+        return self.prior.predict_cfg(x_t, t, condition, without, scale, rescale, rescale_on="x0")
 
-    def view(self, prompt: str, cameras: Cameras | None) -> tuple[Condition, Cameras | None]:
-        """What the prior is told: the plain prompt and a camera, or a prompt in which the view is described."""
-        if cameras is None:
+    def condition(self, told: Told) -> Condition:
+        """What the prior is told of each picture, 1 or b rows: words, view, and what `tell` adds."""
+        condition = self.describe(told)
+        return condition if self.tell is None else self.tell(condition, told.images, told.cameras)
+
+    def unconditional(self, condition: Condition) -> Condition:
+        """What guidance leads away from: no words, or negative ones."""
+        return self.prior.encode_text([self.config.negative_prompt])
+
+    def describe(self, told: Told) -> Condition:
+        """The plain prompt and a camera, or a prompt in which the view is described."""
+        if told.cameras is None:
             if self.config.views != "auto":
                 raise ValueError(f'views="{self.config.views}" needs cameras')
-            return self.prior.encode_text([prompt]), None
+            return self.prior.encode_text([told.prompt])
         if self.prior.has_camera_token and self.config.views != "words":
-            return self.prior.encode_text([prompt]), cameras
-        return self.config.wording.condition(self.prior, prompt, cameras), None
+            return self.prior.encode_text([told.prompt]).seen_from(told.cameras)
+        return self.config.wording.condition(self.prior, told.prompt, told.cameras)
 
     def direction(self, prediction: Prediction, values: Tensor, noise: Tensor) -> Tensor:
         """Where the values, latents (b, c, h, w) or images (b, 3, H, W), should not go, before it is weighted."""

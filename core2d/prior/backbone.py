@@ -8,11 +8,18 @@ There is no second way to load a model.
     x_t = prior.add_noise(latents, noise, t)
     prediction = prior.predict_cfg(x_t, t, condition, unconditional, scale=5.0)
     prediction.eps, prediction.x0, prediction.v, prediction.alpha_t, prediction.sigma_t
+
+All that a prior is told stands in its `Condition`, and what changes how it hears that is an adapter
+(`core2d.prior.condition`):
+
+    prior.with_adapters(lora, control).predict(x_t, t, condition.seen_from(camera).telling(depth=depth_map))
 """
 
+import copy
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -25,12 +32,15 @@ from core2d.app.devices import pick_device, pick_dtype
 from core2d.app.errors import InputError
 from core2d.app.registry import resolve
 from core2d.files.loading import load_model, read_json
-from core2d.prior.camera_token import CameraToken, camera_features
-from core2d.prior.condition import Condition
+from core2d.prior.camera_token import CameraToken
+from core2d.prior.condition import Adapter, Changing, Condition, Inputs, copy_of
 from core2d.prior.families import Family, family_of
+from core2d.prior.rows import as_clips, as_rows
 from core2d.prior.schedule import NoiseSchedule, Prediction
+from core2d.prior.schedulers import read_scheduler_config
 
 CACHED_PROMPTS = 512
+OURS = "liftkit.json"  # in a model folder: what no published file of it tells
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -47,6 +57,8 @@ class Prior(ABC):
     latent_size: int  # height and width of the latents it was trained on
     vae_scale_factor: int  # pixels to one latent, along each side
     has_camera_token: bool
+    world: str | None = None  # the made-up world that it was trained on, such as "toybox"; None for everything else
+    adapters: tuple[Adapter, ...] = ()
     device: torch.device
     dtype: torch.dtype
 
@@ -77,24 +89,30 @@ class Prior(ABC):
         """
 
     @abstractmethod
-    def network(self, x_t: Tensor, t: int | Tensor, condition: Condition, camera: Camera | None = None) -> Tensor:
-        """The network's own output (b, c, h, w), whatever it predicts. Arguments as for `predict`."""
+    def network(self, x_t: Tensor, t: int | Tensor, condition: Condition) -> Tensor:
+        """The network's own output, shaped as x_t, whatever it predicts. Arguments as for `predict`."""
+
+    def with_adapters(self, *adapters: Adapter) -> Self:
+        """The same prior with more adapters, applied after those that it has; this one stays as it is.
+
+        Raises:
+            InputError: this prior has no network that could be given other inputs.
+        """
+        raise InputError(f"{type(self).__name__} has no network for adapters to change")
 
     def add_noise(self, x0: Tensor, noise: Tensor, t: int | Tensor) -> Tensor:
         """x_t = alpha_t x0 + sigma_t noise, at one step t or at (b,) steps."""
         return self.schedule.add_noise(x0, noise, t)
 
-    def predict(self, x_t: Tensor, t: int | Tensor, condition: Condition, camera: Camera | None = None) -> Prediction:
+    def predict(self, x_t: Tensor, t: int | Tensor, condition: Condition) -> Prediction:
         """What the prior makes of x_t.
 
         Args:
-            x_t: (b, c, h, w) noisy latents.
+            x_t: noisy latents: (b, c, h, w), or clips (b, c, f, h, w).
             t: one step, or (b,) steps in [0, num_train_timesteps).
-            condition: one row, or b.
-            camera: one view, or b (`core2d.prior.cameras.Cameras`, or (n, 5) features); InputError if the prior
-                knows none.
+            condition: one row, or b; of clips also one for each frame, those of one clip side by side.
         """
-        return self.schedule.prediction(self.network(x_t, t, condition, camera), x_t, t)
+        return self.schedule.prediction(self.network(x_t, t, condition), x_t, t)
 
     def network_cfg(
         self,
@@ -103,18 +121,16 @@ class Prior(ABC):
         condition: Condition,
         unconditional: Condition,
         scale: float | Tensor,
-        camera: Camera | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Guided output uncond + scale (cond - uncond) and conditional output, from one call of the network.
 
-        Both halves see the camera: guidance pulls towards the words, as in MVDream (2308.16512), not towards
-        the view.
+        What the unconditional row is not told but the conditional one is (a view, a map), both hear.
         """
-        rows = len(x_t)
-        both = Condition.cat([unconditional.expand(rows), condition.expand(rows)])
-        twice = torch.as_tensor(t, device=x_t.device).expand(rows).repeat(2)  # (2b,)
-        view = None if camera is None else camera_features(camera).expand(rows, -1).repeat(2, 1)  # (2b, 5)
-        output = self.network(x_t.repeat(2, 1, 1, 1), twice, both, view)  # (2b, c, h, w)
+        rows = max(len(x_t), len(condition))
+        told = condition.expand(rows)
+        both = Condition.cat([unconditional.expand(rows).told_also(told), told])
+        twice = torch.as_tensor(t, device=x_t.device).expand(len(x_t)).repeat(2)  # (2b,)
+        output = self.network(torch.cat([x_t, x_t]), twice, both)  # (2b, c, ...)
         without, with_text = output.chunk(2)
         return without + scale * (with_text - without), with_text
 
@@ -126,7 +142,6 @@ class Prior(ABC):
         unconditional: Condition,
         scale: float | Tensor,
         rescale: float = 0.0,
-        camera: Camera | None = None,
         rescale_on: Literal["output", "x0"] = "output",
     ) -> Prediction:
         """What the prior makes of x_t under classifier-free guidance, uncond + scale (cond - uncond).
@@ -138,7 +153,7 @@ class Prior(ABC):
             rescale_on: the network's output, as in the paper and in diffusers, or x0 (as MVDream does), which
                 does not depend on what the network predicts.
         """
-        guided, with_text = self.network_cfg(x_t, t, condition, unconditional, scale, camera)
+        guided, with_text = self.network_cfg(x_t, t, condition, unconditional, scale)
         if rescale and rescale_on == "output":
             guided = rescale_contrast(guided, with_text, rescale)
         prediction = self.schedule.prediction(guided, x_t, t)
@@ -150,7 +165,10 @@ class Prior(ABC):
 
 
 class LatentPrior(Prior):
-    """A denoiser in the latent space of an autoencoder.
+    """A network that denoises in the latent space of an autoencoder.
+
+    What is told goes one way for all of them: the condition's rows become `Inputs`, adapters change these, and the
+    network answers. A clip is its frames, side by side; a lifted prior folds them to clips again for its network.
 
     Args:
         vae: the autoencoder.
@@ -166,6 +184,51 @@ class LatentPrior(Prior):
         self.latent_size = sample_size if isinstance(sample_size, int) else max(sample_size)
         self.latent_channels = self._vae_config.latent_channels
         self.vae_scale_factor = 2 ** (len(self._vae_config.block_out_channels) - 1)
+
+    @property
+    @abstractmethod
+    def denoiser(self) -> torch.nn.Module:
+        """The network that adapters may change."""
+
+    @abstractmethod
+    def with_denoiser(self, denoiser: torch.nn.Module) -> Self:
+        """The same prior with another network of the same kind; everything else is shared."""
+
+    @abstractmethod
+    def answer(self, inputs: Inputs) -> Tensor:
+        """The network's own output for rows (r, c, h, w)."""
+
+    def with_adapters(self, *adapters: Adapter) -> Self:
+        changing = [adapter for adapter in adapters if isinstance(adapter, Changing)]
+        adapted = copy.copy(self)
+        if changing:
+            network = copy_of(self.denoiser)
+            for adapter in changing:
+                adapter.change(network)
+            adapted = self.with_denoiser(network.requires_grad_(False).eval())
+        for adapter in adapters:
+            if isinstance(adapter, torch.nn.Module):
+                adapter.to(self.device, self.dtype).requires_grad_(False).eval()
+        adapted.adapters = (*self.adapters, *adapters)
+        return adapted
+
+    def inputs(self, rows: Tensor, t: Tensor, condition: Condition, frames: int) -> Inputs:
+        """What the network is given before any adapter: rows (r, c, h, w) at t (r,) with r rows of a condition."""
+        if condition.camera is not None:
+            raise InputError("this model has no camera token: describe the view in the prompt, or use one that has")
+        return Inputs(rows, t, condition.tokens, condition.mask, condition.pooled, condition.sizes, condition.channels,
+                      frames)  # fmt: skip
+
+    def network(self, x_t: Tensor, t: int | Tensor, condition: Condition) -> Tensor:
+        frames = x_t.shape[2] if x_t.ndim == 5 else 1
+        rows = as_rows(x_t) if x_t.ndim == 5 else x_t
+        told = condition.of_frames(len(x_t), frames).to(self.device, self.dtype)
+        steps = torch.as_tensor(t, device=self.device).expand(len(x_t)).repeat_interleave(frames)  # (r,)
+        inputs = self.inputs(rows.to(self.device, self.dtype), steps, told, frames)
+        for adapter in self.adapters:
+            inputs = adapter(inputs, told)
+        output = self.answer(inputs).to(x_t)
+        return as_clips(output, frames) if x_t.ndim == 5 else output
 
     def encode_images(self, images: Tensor, generator: Generators | None = None) -> Tensor:
         pixels = (2 * images - 1).to(self.device, self.vae.dtype)  # (b, 3, H, W) in [-1, 1]
@@ -205,6 +268,7 @@ class Backbone(LatentPrior):
         scheduler_config: content of `scheduler/scheduler_config.json`.
         camera_token: projector of views, if the denoiser was trained with one.
         image_encoder: CLIP image tower, if the folder has one.
+        world: see `Prior`.
     """
 
     def __init__(
@@ -214,11 +278,12 @@ class Backbone(LatentPrior):
         scheduler_config: dict[str, Any],
         camera_token: CameraToken | None = None,
         image_encoder: CLIPVisionModelWithProjection | None = None,
+        world: str | None = None,
     ):
         super().__init__(vae, scheduler_config, family.denoiser.config.sample_size)
         self.family = family
         self.camera_token, self.image_encoder = camera_token, image_encoder
-        self.has_camera_token = camera_token is not None
+        self.has_camera_token, self.world = camera_token is not None, world
         self._cache: dict[str, Condition] = {}
         self._check()
         for module in self.named_models().values():
@@ -247,14 +312,15 @@ class Backbone(LatentPrior):
         folder = resolve(name_or_folder)
         index = read_json(folder / "model_index.json")
         family = family_of(index).load(folder, index, dtype)
-        vae = load_model(AutoencoderKL, folder / "vae", _vae_dtype(folder, dtype))
+        vae = load_model(AutoencoderKL, folder / "vae", _vae_dtype(folder, family, dtype))
         has_image_encoder = (index.get("image_encoder") or [None])[0] is not None
         backbone = cls(
             family,
             vae,
-            read_json(folder / "scheduler" / "scheduler_config.json"),
+            read_scheduler_config(folder),
             load_model(CameraToken, folder / "camera_token", dtype) if (folder / "camera_token").is_dir() else None,
             load_model(CLIPVisionModelWithProjection, folder / "image_encoder", dtype) if has_image_encoder else None,
+            world_of(folder),
         )
         return backbone.to(device)
 
@@ -300,24 +366,24 @@ class Backbone(LatentPrior):
         pixels = ((pixels.clamp(0, 1) - mean) / std).to(self.device, self.image_encoder.dtype)
         return self.image_encoder(pixels).image_embeds.to(images.dtype)  # (b, e)
 
-    def network(self, x_t: Tensor, t: int | Tensor, condition: Condition, camera: Camera | None = None) -> Tensor:
-        rows, _, height, width = x_t.shape
-        steps = torch.as_tensor(t, device=self.device).expand(rows)  # (b,)
-        condition = condition.expand(rows).to(self.device, self.dtype)
-        if camera is not None:
-            condition = condition.append(self._view_tokens(camera, condition.tokens))  # (b, n + 1, d)
-        size = (height * self.vae_scale_factor, width * self.vae_scale_factor)
-        output = self.family.network(x_t.to(self.device, self.dtype), steps, condition, size)
-        return output.to(x_t)
+    @property
+    def denoiser(self) -> torch.nn.Module:
+        return self.family.denoiser
 
-    def _view_tokens(self, camera: Camera, words: Tensor) -> Tensor:
-        """(b, 1, d) tokens of one view, or of one for each row of words (b, n, d)."""
-        if self.camera_token is None:
-            raise InputError("this model has no camera token: describe the view in the prompt, or use one that has")
-        features, rows = camera_features(camera).to(self.device, self.dtype), len(words)  # (n, 5)
-        if len(features) not in (1, rows):
-            raise ValueError(f"{len(features)} cameras for {rows} samples; give one, or one for each")
-        return self.camera_token(features.expand(rows, -1), words)
+    def with_denoiser(self, denoiser: torch.nn.Module) -> "Backbone":
+        other = copy.copy(self)
+        other.family = self.family.with_denoiser(denoiser)
+        return other
+
+    def inputs(self, rows: Tensor, t: Tensor, condition: Condition, frames: int) -> Inputs:
+        if condition.camera is not None and self.camera_token is not None:
+            view = self.camera_token(condition.camera, condition.tokens)  # (r, 1, d)
+            condition = replace(condition.append(view), camera=None)  # (r, n + 1, d)
+        return super().inputs(rows, t, condition, frames)
+
+    def answer(self, inputs: Inputs) -> Tensor:
+        height, width = inputs.x_t.shape[2:]
+        return self.family.network(inputs, (height * self.vae_scale_factor, width * self.vae_scale_factor))
 
     def named_models(self) -> dict[str, torch.nn.Module]:
         """Every module, under the name of its sub-folder."""
@@ -346,7 +412,13 @@ def rescale_contrast(guided: Tensor, with_text: Tensor, amount: float) -> Tensor
     return amount * guided * factor + (1 - amount) * guided
 
 
-def _vae_dtype(folder: Path, dtype: torch.dtype) -> torch.dtype:
-    """float16 overflows in the autoencoder of SDXL, which says so in its config; it then stays in float32."""
-    force_upcast = read_json(folder / "vae" / "config.json").get("force_upcast", False)
+def _vae_dtype(folder: Path, family: Family, dtype: torch.dtype) -> torch.dtype:
+    """float16 overflows in the autoencoder of SDXL, unless its config says otherwise; it then stays in float32."""
+    force_upcast = read_json(folder / "vae" / "config.json").get("force_upcast", family.vae_overflows)
     return torch.float32 if dtype == torch.float16 and force_upcast else dtype
+
+
+def world_of(folder: Path) -> str | None:
+    """The made-up world that a model's own `liftkit.json` says it was trained on; None where nothing is said."""
+    path = folder / OURS
+    return read_json(path).get("world") if path.is_file() else None

@@ -1,10 +1,11 @@
 """The families of latent diffusion models: how each reads a prompt and how its denoiser is called.
 
 A family holds the text side and the denoiser of a checkpoint and hides their differences behind two methods:
-`encode(prompt)`, and `network(x_t, t, condition, size)`, which gives the network's own output. Which family a
-folder is of, its configs decide.
+`encode(prompt)`, and `network(inputs, size)`, which gives the network's own output. Which family a folder is of, its
+configs decide.
 """
 
+import re
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,8 +23,12 @@ from transformers import (
 )
 
 from core2d.app.errors import InputError
-from core2d.files.loading import load_model, quiet_libraries
-from core2d.prior.condition import Condition
+from core2d.files.loading import load_model, read_json
+from core2d.files.tokenizers import load_tokenizer
+from core2d.prior.condition import Condition, Inputs
+from core2d.prior.schedulers import STABLE_DIFFUSION_SETTINGS
+
+_OLD_DIFFUSERS = re.compile(r"0\.[0-8](\.|$)")
 
 
 class Family:
@@ -34,6 +39,8 @@ class Family:
     models: ClassVar[dict[str, type[nn.Module]]]
     tokenizers: ClassVar[dict[str, type[PreTrainedTokenizerBase]]]
     optional_components: ClassVar[frozenset[str]] = frozenset()  # which `model_index.json` names even if absent
+    vae_overflows: ClassVar[bool] = False  # in float16, where the autoencoder's config does not say
+    scheduler_settings: ClassVar[dict[str, Any]] = {}  # that the pipeline sets, whatever a folder's scheduler says
 
     def __init__(self, parts: dict[str, Any], index: dict[str, Any]):
         """`index` is the content of `model_index.json`: the class of the pipeline, and its settings."""
@@ -46,6 +53,13 @@ class Family:
         """Read every part of a folder; InputError if one is missing or does not fit."""
         parts: dict[str, Any] = {name: load_tokenizer(kind, folder / name) for name, kind in cls.tokenizers.items()}
         parts |= {name: load_model(kind, folder / name, dtype) for name, kind in cls.models.items()}
+        size = parts[cls.denoiser_name].config.sample_size
+        sides = size if isinstance(size, list | tuple) else [size]
+        if not sides or not all(isinstance(side, int) and side > 0 for side in sides):
+            raise InputError(
+                f"{folder / cls.denoiser_name / 'config.json'} has the sample_size {size!r}: "
+                "write the side of the latents that it was trained on, such as 64"
+            )
         return cls(parts, index)
 
     @property
@@ -74,11 +88,13 @@ class Family:
         """One prompt as one row; the empty prompt is the unconditional row."""
         raise NotImplementedError
 
-    def network(self, x_t: Tensor, t: Tensor, condition: Condition, size: tuple[int, int]) -> Tensor:
-        """The denoiser's own output at x_t (b, c, h, w) and t (b,), for images of `size` = (height, width)
-        pixels.
-        """
+    def network(self, inputs: Inputs, size: tuple[int, int]) -> Tensor:
+        """The denoiser's own output (r, c, h, w), for images of `size` = (height, width) pixels."""
         raise NotImplementedError
+
+    def with_denoiser(self, denoiser: nn.Module) -> "Family":
+        """The same family with another denoiser of the same kind; text side and settings are shared."""
+        return type(self)({**self.parts, self.denoiser_name: denoiser}, self.index)
 
 
 class StableDiffusion(Family):
@@ -90,8 +106,18 @@ class StableDiffusion(Family):
 
     pipeline_name = "StableDiffusionPipeline"
     optional_components = frozenset({"safety_checker", "feature_extractor", "image_encoder"})
+    scheduler_settings = STABLE_DIFFUSION_SETTINGS
     models: ClassVar[dict] = {"text_encoder": CLIPTextModel, "unet": UNet2DConditionModel}
     tokenizers: ClassVar[dict] = {"tokenizer": CLIPTokenizer}
+
+    @classmethod
+    def load(cls, folder: Path, index: dict[str, Any], dtype: torch.dtype) -> "Family":
+        family = super().load(folder, index, dtype)
+        written_by = read_json(folder / "unet" / "config.json").get("_diffusers_version", "")
+        size = family.denoiser.config.sample_size
+        if isinstance(size, int) and size < 64 and _OLD_DIFFUSERS.match(str(written_by)):
+            family.denoiser.register_to_config(sample_size=64)  # which those versions did not write: as stock pipelines
+        return family
 
     def encode(self, prompt: str) -> Condition:
         encoder = self.parts["text_encoder"]
@@ -100,8 +126,10 @@ class StableDiffusion(Family):
         hidden = encoder(ids, attention_mask=mask if uses_mask else None).last_hidden_state  # (1, n, d)
         return Condition(hidden)
 
-    def network(self, x_t: Tensor, t: Tensor, condition: Condition, size: tuple[int, int]) -> Tensor:
-        return self.denoiser(x_t, t, encoder_hidden_states=condition.tokens, return_dict=False)[0]
+    def network(self, inputs: Inputs, size: tuple[int, int]) -> Tensor:
+        return self.denoiser(
+            inputs.sample, inputs.t, encoder_hidden_states=inputs.tokens, return_dict=False, **inputs.residuals()
+        )[0]
 
 
 class StableDiffusionXL(Family):
@@ -109,6 +137,7 @@ class StableDiffusionXL(Family):
 
     pipeline_name = "StableDiffusionXLPipeline"
     optional_components = frozenset({"feature_extractor", "image_encoder"})
+    vae_overflows = True
     models: ClassVar[dict] = {
         "text_encoder": CLIPTextModel,
         "text_encoder_2": CLIPTextModelWithProjection,
@@ -127,16 +156,17 @@ class StableDiffusionXL(Family):
             return condition.map(torch.zeros_like)  # SDXL was trained with zeros where the text was dropped
         return condition
 
-    def network(self, x_t: Tensor, t: Tensor, condition: Condition, size: tuple[int, int]) -> Tensor:
-        height, width = size
-        sizes = [height, width, 0, 0, height, width]  # original size, top-left crop, target size
-        time_ids = torch.tensor([sizes], dtype=x_t.dtype, device=x_t.device).expand(len(x_t), 6)  # (b, 6)
+    def network(self, inputs: Inputs, size: tuple[int, int]) -> Tensor:
+        sizes = inputs.sizes  # (r, 6) original size, top-left crop, target size
+        if sizes is None:
+            sizes = inputs.x_t.new_tensor([[*size, 0, 0, *size]]).expand(len(inputs.x_t), 6)
         return self.denoiser(
-            x_t,
-            t,
-            encoder_hidden_states=condition.tokens,
-            added_cond_kwargs={"text_embeds": condition.pooled, "time_ids": time_ids},
+            inputs.sample,
+            inputs.t,
+            encoder_hidden_states=inputs.tokens,
+            added_cond_kwargs={"text_embeds": inputs.pooled, "time_ids": sizes},
             return_dict=False,
+            **inputs.residuals(),
         )[0]
 
 
@@ -157,7 +187,10 @@ class PixArt(Family):
         hidden = self.parts["text_encoder"](ids, attention_mask=mask).last_hidden_state  # (1, n, d)
         return Condition(hidden, mask=mask)
 
-    def network(self, x_t: Tensor, t: Tensor, condition: Condition, size: tuple[int, int]) -> Tensor:
+    def network(self, inputs: Inputs, size: tuple[int, int]) -> Tensor:
+        if inputs.skips or inputs.middle is not None:
+            raise InputError("this adapter adds to the skip connections of a UNet, and PixArt is a transformer")
+        x_t = inputs.x_t
         sizes: dict[str, Tensor | None] = {"resolution": None, "aspect_ratio": None}
         if self.denoiser.use_additional_conditions:  # only alpha at 1024 pixels was trained with sizes
             height, width = size
@@ -166,22 +199,26 @@ class PixArt(Family):
                 "aspect_ratio": x_t.new_tensor([[height / width]]).expand(len(x_t), 1),  # (b, 1)
             }
         output = self.denoiser(
-            x_t,
-            encoder_hidden_states=condition.tokens,
-            encoder_attention_mask=condition.mask,
-            timestep=t,
+            inputs.sample,
+            encoder_hidden_states=inputs.tokens,
+            encoder_attention_mask=inputs.mask,
+            timestep=inputs.t,
             added_cond_kwargs=sizes,
             return_dict=False,
         )[0]
         return output[:, : x_t.shape[1]]  # (b, 2c, h, w) -> (b, c, h, w): the rest is a learned variance
 
 
+# PixArt was published before its transformer had a class of its own, which diffusers now makes of the old name.
+_PIXART_TRANSFORMERS = (["PixArtTransformer2DModel"], ["Transformer2DModel"])
+
+
 def family_of(index: dict[str, Any]) -> type[Family]:
     """The family that `model_index.json` describes by its components; InputError if it is none that we
     know.
     """
-    components = {name for name, value in index.items() if isinstance(value, list) and value[0]}
-    if "transformer" in components and index["transformer"][1] == "PixArtTransformer2DModel":
+    components = {name for name, value in index.items() if isinstance(value, list) and value and value[0]}
+    if {"transformer", "text_encoder"} <= components and index["transformer"][1:] in _PIXART_TRANSFORMERS:
         return PixArt
     if "unet" in components and {"text_encoder", "text_encoder_2"} <= components:
         return StableDiffusionXL
@@ -189,14 +226,3 @@ def family_of(index: dict[str, Any]) -> type[Family]:
         return StableDiffusion
     name = index.get("_class_name", "an unnamed pipeline")
     raise InputError(f"{name} is no model that is known here: give an SD 1.x, 2.x, SDXL (base) or PixArt folder")
-
-
-def load_tokenizer(kind: type[PreTrainedTokenizerBase], folder: Path) -> PreTrainedTokenizerBase:
-    """A tokenizer from its folder; no code of the folder is run."""
-    if not folder.is_dir():
-        raise InputError(f"the model folder {folder.parent} has no {folder.name}")
-    try:
-        with quiet_libraries():
-            return kind.from_pretrained(folder, local_files_only=True)
-    except (ValueError, OSError, KeyError, TypeError, ImportError) as error:
-        raise InputError(f"the tokenizer in {folder} cannot be read: {error}") from error

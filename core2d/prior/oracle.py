@@ -53,6 +53,7 @@ class OracleBackbone(Prior):
         select: says whether a prompt (first) asks for a caption (second).
         autoencoder: a backbone that encodes and decodes images; its schedule is taken too.
         scheduler_config: another schedule or prediction type than Stable Diffusion's.
+        world: see `Prior`.
     """
 
     dtype = torch.float64  # of the arithmetic; outputs have the dtype of x_t
@@ -65,6 +66,7 @@ class OracleBackbone(Prior):
         select: Callable[[str, str], bool] = mentions,
         autoencoder: Backbone | None = None,
         scheduler_config: dict[str, Any] | None = None,
+        world: str | None = None,
     ):
         views = None if cameras is None else camera_features(cameras).double().to(latents.device)  # (n, 5)
         for name, described in (("captions", captions), ("cameras", views)):
@@ -78,7 +80,7 @@ class OracleBackbone(Prior):
         self.schedule = NoiseSchedule.from_config(self.scheduler_config)
         self.latent_channels, self.latent_size = latents.shape[1], latents.shape[2]
         self.vae_scale_factor = autoencoder.vae_scale_factor if autoencoder else 1
-        self.has_camera_token = views is not None
+        self.has_camera_token, self.world = views is not None, world
         self.device = latents.device
 
     def encode_text(self, prompts: list[str]) -> Condition:
@@ -105,11 +107,11 @@ class OracleBackbone(Prior):
     def decode(self, latents: Tensor) -> Tensor:
         return (latents / 2 + 0.5).clamp(0, 1) if self.autoencoder is None else self.autoencoder.decode(latents)
 
-    def network(self, x_t: Tensor, t: int | Tensor, condition: Condition, camera: Camera | None = None) -> Tensor:
-        rows = len(x_t)
-        weights = condition.expand(rows).tokens[..., 0]  # (b, n)
-        if camera is not None:
-            weights = weights * self._nearest_views(camera, weights)
+    def network(self, x_t: Tensor, t: int | Tensor, condition: Condition) -> Tensor:
+        condition = condition.expand(len(x_t))
+        weights = condition.tokens[..., 0]  # (b, n)
+        if condition.camera is not None:
+            weights = weights * self._nearest_views(condition.camera, weights)
         x0 = self._posterior_mean(x_t.double(), t, weights)
         prediction = self.schedule.prediction(x0, x_t.double(), t, kind="sample")
         return self.schedule.output(prediction).to(x_t.dtype)
@@ -123,12 +125,12 @@ class OracleBackbone(Prior):
         posterior = (weights.log() - distance / (2 * sigma.square())).softmax(dim=1)  # (b, n)
         return (posterior @ clean).view_as(x_t)
 
-    def _nearest_views(self, camera: Camera, weights: Tensor) -> Tensor:
+    def _nearest_views(self, camera: Tensor, weights: Tensor) -> Tensor:
         """(b, n) 1 where a latent of the selection is seen from (all but) the nearest view to that of the
         row.
         """
         if self.views is None:
             raise InputError("this oracle has no cameras: describe the view in the prompt")
-        wanted = camera_features(camera).double().to(self.device).expand(len(weights), -1)  # (b, 5)
+        wanted = camera.double().to(self.device)  # (b, 5)
         distance = torch.cdist(wanted, self.views).masked_fill(weights == 0, torch.inf)  # (b, n)
         return (distance <= distance.amin(1, keepdim=True) + 1e-6).double()

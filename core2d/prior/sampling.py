@@ -1,15 +1,16 @@
-"""From noise to latents: the loop in which a diffusers scheduler asks a denoiser (DDIM: 2010.02502, equation 12)."""
+"""From noise to latents: the loop in which a diffusers scheduler asks a prior (DDIM: 2010.02502, equation 12)."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from core2d.app.errors import InputError
 from core2d.prior.backbone import Prior, rescale_contrast
 from core2d.prior.condition import Condition
 
@@ -18,29 +19,56 @@ OnStep = Callable[[int, Any, dict[str, Tensor]], dict[str, Tensor] | None]
 
 @dataclass(frozen=True)
 class Guided:
-    """The denoiser with its conditions filled in: the guided output at (x_t, t), as schedulers want it.
+    """The prior with its conditions filled in: the guided output at (x_t, t), as schedulers want it.
 
     Attributes:
         unconditional: None switches guidance off.
         scale: of uncond + scale (cond - uncond).
         rescale: in [0, 1], against over-saturation (2305.08891 section 3.4).
-        camera: (n or 1, 5) features of the view, where the denoiser knows views.
     """
 
-    backbone: Prior
+    prior: Prior
     condition: Condition
     unconditional: Condition | None
     scale: float
     rescale: float = 0.0
-    camera: Tensor | None = None
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
         if self.unconditional is None:
-            return self.backbone.network(x_t, t, self.condition, self.camera)
-        guided, with_text = self.backbone.network_cfg(
-            x_t, t, self.condition, self.unconditional, self.scale, self.camera
-        )
+            return self.prior.network(x_t, t, self.condition)
+        guided, with_text = self.prior.network_cfg(x_t, t, self.condition, self.unconditional, self.scale)
         return rescale_contrast(guided, with_text, self.rescale) if self.rescale else guided
+
+
+def generators_for(
+    given: torch.Generator | list[torch.Generator] | None, seed: int | None, offsets: Sequence[int], what: str
+) -> list[torch.Generator]:
+    """One generator for each sample, so that a sample does not depend on what is drawn beside it.
+
+    Args:
+        given: one for each sample; a single one for a single sample.
+        seed: instead: sample i starts from seed + offsets[i]. Without either, torch's global generator decides.
+        offsets: one for each sample.
+        what: samples are called, such as "images".
+
+    Raises:
+        InputError: both are given, or too few or too many.
+    """
+    if given is not None:
+        if seed is not None:
+            raise InputError("give a seed or generators, not both")
+        generators = [given] if isinstance(given, torch.Generator) else list(given)
+        if len(generators) != len(offsets):
+            raise InputError(f"{len(generators)} generators for {len(offsets)} {what}: give one for each, or a seed")
+        return generators
+    seed = int(torch.randint(2**31, ())) if seed is None else seed
+    return [torch.Generator().manual_seed(seed + offset) for offset in offsets]
+
+
+def check_steps(prior: Prior, steps: int) -> None:
+    """InputError for a number of denoising steps that the prior's schedule does not have."""
+    if not 1 <= steps <= prior.num_train_timesteps:
+        raise InputError(f"{steps} denoising steps are not possible: give 1 to {prior.num_train_timesteps}")
 
 
 def denoise(

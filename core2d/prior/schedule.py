@@ -69,6 +69,8 @@ class NoiseSchedule:
     def from_config(cls, config: Mapping[str, Any]) -> "NoiseSchedule":
         """The schedule of a diffusers `scheduler_config.json`; InputError if it is of an unknown kind."""
         steps = config.get("num_train_timesteps", 1000)
+        if not isinstance(steps, int) or steps < 1:
+            raise InputError(f"the scheduler config has num_train_timesteps {steps!r}: write a number such as 1000")
         if "FlowMatch" in config.get("_class_name", "") or config.get("prediction_type") == "flow_prediction":
             return cls(None, "flow", steps)
         return cls(alphas_cumprod_from_config(config), config.get("prediction_type", "epsilon"))
@@ -157,23 +159,32 @@ class NoiseSchedule:
 
 
 def alphas_cumprod_from_config(config: Mapping[str, Any]) -> Tensor:
-    """(T,) float64 abar_t of the betas that a diffusers scheduler config describes."""
+    """(T,) float64 abar_t of the betas that a diffusers scheduler config describes; InputError if these are none."""
+    try:
+        betas = _betas(config)  # (T,)
+    except (TypeError, OverflowError, RuntimeError) as error:
+        raise InputError("the scheduler config has no betas that can be read: write numbers") from error
+    if betas.ndim != 1 or not len(betas) or not ((betas >= 0) & (betas <= 1)).all():
+        raise InputError("the scheduler config has betas outside of [0, 1], or none: such as .00085 to .012 are usual")
+    abar = (1 - betas).cumprod(0)  # (T,)
+    return zero_terminal_snr(abar) if config.get("rescale_betas_zero_snr") else abar
+
+
+def _betas(config: Mapping[str, Any]) -> Tensor:
+    """(T,) float64."""
     steps = config.get("num_train_timesteps", 1000)
     start, end = config.get("beta_start", 0.0001), config.get("beta_end", 0.02)
     kind = config.get("beta_schedule", "linear")
     if config.get("trained_betas") is not None:
-        betas = torch.tensor(config["trained_betas"], dtype=torch.float64)
-    elif kind == "linear":
-        betas = torch.linspace(start, end, steps, dtype=torch.float64)
-    elif kind == "scaled_linear":  # the Stable Diffusion family
-        betas = torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64) ** 2
-    elif kind == "squaredcos_cap_v2":  # the cosine of 2102.09672
+        return torch.tensor(config["trained_betas"], dtype=torch.float64)
+    if kind == "linear":
+        return torch.linspace(start, end, steps, dtype=torch.float64)
+    if kind == "scaled_linear":  # the Stable Diffusion family
+        return torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64) ** 2
+    if kind == "squaredcos_cap_v2":  # the cosine of 2102.09672
         bar = [math.cos((i / steps + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(steps + 1)]
-        betas = torch.tensor([min(1 - bar[i + 1] / bar[i], 0.999) for i in range(steps)], dtype=torch.float64)
-    else:
-        raise InputError(f"unknown beta schedule {kind!r} in the scheduler config")
-    abar = (1 - betas).cumprod(0)  # (T,)
-    return zero_terminal_snr(abar) if config.get("rescale_betas_zero_snr") else abar
+        return torch.tensor([min(1 - bar[i + 1] / bar[i], 0.999) for i in range(steps)], dtype=torch.float64)
+    raise InputError(f"unknown beta schedule {kind!r} in the scheduler config")
 
 
 def zero_terminal_snr(alphas_cumprod: Tensor) -> Tensor:

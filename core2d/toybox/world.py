@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from itertools import product
 
 VERSION = 1
+NAME = "toybox"  # by which a model's metadata says that it was trained on this world
 
 # class -> (has a front, looks different when spun). View words need a front; spin captions need a visible spin.
 CLASSES: dict[str, tuple[bool, bool]] = {

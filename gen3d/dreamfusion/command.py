@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from core2d.app.errors import InputError
 from core2d.app.program import Outcome
-from core2d.app.provenance import sha256
-from core2d.app.runs import run_folder
+from core2d.app.provenance import changed_inputs, changed_settings, digests, in_short
+from core2d.app.runs import check_free, check_run, locked, read_part, read_run, run_folder, working_in
 from core2d.media.pictures import image_grid, save_image
 from core2d.media.sheets import stem_of
-from gen3d.dreamfusion.pipeline import SETTINGS, follow_one, load_prior, make_mesh, settings_of
+from core2d.prior.backbone import Backbone
+from gen3d.dreamfusion.pipeline import SETTINGS, follow_one, inputs_of, load_prior, make_mesh, settings_of
 from gen3d.dreamfusion.recipe import CONTACT_SHEET, TextToMeshRecipe
 from gen3d.mesh import load_mesh
 from gen3d.results.pictures import seen_from, sides
@@ -48,29 +48,33 @@ def follow_many(recipe: TextToMeshRecipe) -> Result:
     """
     recipe.check()
     assert recipe.output is not None
+    check_free(recipe.output)
     prompts = recipe.all_prompts()
     ones = [replace(recipe, prompts=(p,), prompts_file=None, output=mesh_path(recipe.output, p)) for p in prompts]
-    missing = [one for one in ones if not is_done(one)]
+    missing = {one: why for one in ones if (why := undone(one)) is not None}
     for one in missing:
         one.check()  # what is in the way of any of them is said before the first is made
-    failed = make_all(recipe, missing) if missing else {}
-    made = [one for one in ones if one.prompts[0] not in failed]
-    outputs = [one.output for one in made if one.output is not None]
-    if outputs:
-        outputs.append(save_contact_sheet(recipe.output / CONTACT_SHEET, outputs, [one.prompts[0] for one in made]))
+        check_run(run_of(one))
+    prior = load_prior(replace(recipe, prompts=tuple(one.prompts[0] for one in missing))) if missing else None
+    with locked(recipe.output):
+        failed = {} if prior is None else make_all(prior, missing)
+        made = [one for one in ones if one.prompts[0] not in failed]
+        outputs = [one.output for one in made if one.output is not None]
+        if outputs:
+            outputs.append(save_contact_sheet(recipe, outputs, [one.prompts[0] for one in made]))
     metrics = {"made": len(missing) - len(failed), "done_before": len(ones) - len(missing), "failed": failed}
     return outputs, metrics
 
 
-def make_all(recipe: TextToMeshRecipe, ones: Sequence[TextToMeshRecipe]) -> dict[str, str]:
-    """Make a mesh for each recipe of one prompt, with the settings of `recipe`; why the others could not be made."""
-    prior = load_prior(replace(recipe, prompts=tuple(one.prompts[0] for one in ones), prompts_file=None))
+def make_all(prior: Backbone, ones: Mapping[TextToMeshRecipe, str]) -> dict[str, str]:
+    """Make a mesh for each recipe of one prompt, and say why it is made; why the others could not be made."""
     failed: dict[str, str] = {}
-    for number, one in enumerate(ones, 1):
+    for number, (one, why) in enumerate(ones.items(), 1):
         (prompt,) = one.prompts
-        sys.stderr.write(f"mesh {number} of {len(ones)}: {prompt}\n")
+        sys.stderr.write(f"mesh {number} of {len(ones)}: {prompt} ({why})\n")
         try:
-            make_mesh(one, prior, resume=half_done(one))
+            with working_in(run_of(one)) as folder:
+                make_mesh(one, prior, folder, resume=half_done(one))
         except InputError as error:
             failed[prompt] = str(error)
             sys.stderr.write(f"no mesh of {prompt!r}: {error}\n")
@@ -82,30 +86,47 @@ def mesh_path(folder: Path, prompt: str) -> Path:
     return folder / f"{stem_of(prompt, 'mesh')}.glb"
 
 
-def is_done(recipe: TextToMeshRecipe) -> bool:
-    """Whether the mesh of one prompt is there, made with the same settings, and untouched."""
+def run_of(recipe: TextToMeshRecipe) -> Path:
+    """The run folder of one prompt."""
     assert recipe.output is not None
-    try:
-        result = json.loads((run_folder(recipe.output) / RESULT).read_text(encoding="utf-8"))
-        hashes = {name: sha256(recipe.output.with_name(name)) for name in result["outputs"]}
-        return result["recipe"] == settings_of(recipe) and result["outputs"] == hashes
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    return run_folder(recipe.output)
 
 
-def half_done(recipe: TextToMeshRecipe) -> Path | None:
-    """The run of one prompt if it was started with the same settings, to go on with."""
+def undone(recipe: TextToMeshRecipe) -> str | None:
+    """Why the mesh of one prompt is to be made; None if it is there, made of the same, and untouched."""
     assert recipe.output is not None
-    folder = run_folder(recipe.output)
+    path = run_of(recipe) / RESULT
+    if not path.exists():
+        return "not made yet"
     try:
-        saved: dict[str, Any] = saved_recipe(folder, TextToMeshRecipe.__name__)
+        result = read_part(path)
+        before = {part: dict(result[part]) for part in ("recipe", "inputs", "outputs")}
+    except (InputError, KeyError, TypeError, ValueError):
+        return f"{path} cannot be read"
+    files = {name: recipe.output.with_name(Path(name).name) for name in before["outputs"]}
+    outputs = digests({name: file for name, file in files.items() if file.is_file()})
+    changed = changed_settings(before["recipe"], settings_of(recipe))
+    changed += changed_inputs(before["inputs"], inputs_of(recipe)) + changed_inputs(before["outputs"], outputs)
+    return in_short(changed) or None
+
+
+def half_done(recipe: TextToMeshRecipe) -> bool:
+    """Whether the run of one prompt was started with the same settings and inputs, to go on with."""
+    folder = run_of(recipe)
+    try:
+        saved = saved_recipe(folder, TextToMeshRecipe.__name__)
+        inputs = read_run(folder).get("inputs")
     except InputError:
-        return None
-    same = {name: value for name, value in saved.items() if name in SETTINGS} == settings_of(recipe)
-    return folder if same else None
+        return False
+    settings = {name: value for name, value in saved.items() if name in SETTINGS}
+    return settings == settings_of(recipe) and inputs == inputs_of(recipe)
 
 
-def save_contact_sheet(path: Path, meshes: Sequence[Path], prompts: Sequence[str]) -> Path:
+def save_contact_sheet(recipe: TextToMeshRecipe, meshes: Sequence[Path], prompts: Sequence[str]) -> Path:
     """Write a row of eight views for each mesh; the picture says of itself which prompts they are, in their order."""
+    assert recipe.output is not None
     rows = [view for mesh in meshes for view in seen_from(load_mesh(mesh), sides(SHEET_SIDES), size=SHEET_SIZE)]
-    return save_image(path, image_grid(np.stack(rows), SHEET_SIDES), {"prompts": json.dumps(list(prompts))})
+    text = {"prompts": json.dumps(list(prompts))}
+    if recipe.prompts_file is not None:
+        text["inputs"] = json.dumps(digests({"prompts": recipe.prompts_file}))
+    return save_image(recipe.output / CONTACT_SHEET, image_grid(np.stack(rows), SHEET_SIDES), text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from core2d.prior.backbone import Backbone
+from core2d.toybox import world
 from gen3d.dreamfusion.recipe import DreamFusionConfig
 from gen3d.dreamfusion.task import manner_of
 
@@ -14,7 +15,6 @@ BYTES_A_SAMPLE = 1250  # that a lit sample keeps for the backward pass; in even 
 FINEST_PICTURE = 128  # pixels of a side, at most
 KEPT_IN_RESNET = 6  # feature maps: what each norm, activation and convolution was given, twice
 KEPT_IN_MIDDLE = 27  # feature maps of two such blocks and the attention between them
-ROWS_A_VIEW = {True: 1, False: 4}  # of the denoiser, for priors of Toybox or not: Perp-Neg asks for three more
 AT_WORK = 16  # feature maps that a denoiser holds besides its skip connections: the wide layer of a transformer block
 RENDERED_BACKWARD = 2  # the renderer's gradients lie beside what it kept; the encoder's take the place of what it kept
 
@@ -53,10 +53,17 @@ def memory_needed(prior: Backbone, config: DreamFusionConfig) -> Memory:
     modules = prior.named_models().values()
     weights = sum(tensor.nbytes for module in modules for tensor in module.state_dict().values())
     pictures = RENDERED_BACKWARD * kept_by_renderer(prior.image_size, config)
-    rows = ROWS_A_VIEW[prior.has_camera_token]
+    rows = rows_a_view(prior)
     encoder = kept_by_encoder(prior, config.views) if manner_of(prior).space == "latent" else 0
     step = pictures + encoder + held_by_denoiser(prior, rows * config.views)
     return Memory(weights, step, PROGRAM if prior.device.type == "cpu" else 0)
+
+
+def rows_a_view(prior: Backbone) -> int:
+    """Rows of the denoiser: Toybox's is asked without guidance; Perp-Neg, for views in words, asks for three more."""
+    if prior.world == world.NAME:
+        return 1
+    return 2 if prior.has_camera_token else 4
 
 
 def kept_by_renderer(image_size: int, config: DreamFusionConfig) -> int:

@@ -14,7 +14,9 @@ from typing import Any
 
 from core2d.app.devices import pick_device, pick_dtype
 from core2d.app.outputs import plain
-from core2d.app.runs import run_folder
+from core2d.app.provenance import digests
+from core2d.app.registry import resolve
+from core2d.app.runs import check_free, check_inputs, run_folder, working_in
 from core2d.guidance import ViewPrompts
 from core2d.prior.backbone import Backbone, Prior
 from core2d.toybox import world
@@ -26,7 +28,7 @@ from gen3d.mesh import Build, TexturedMesh
 from gen3d.results.pictures import around as around
 from gen3d.results.pictures import picture as picture
 from gen3d.shaping.model import Model, training_recipe
-from gen3d.shaping.runs import Result, mesh_of, optimise, recipe_of_run, save_result, start_anew
+from gen3d.shaping.runs import Result, mesh_of, optimise, recipe_to_go_on, save_result, start_anew
 
 SETTINGS = ("prompts", "model", "quality", "steps", "views", "seed", "dtype")  # what a result depends on
 
@@ -55,7 +57,7 @@ def text_to_mesh(
     """
     config = config or QUALITIES["normal"]
     task = DreamFusionTask(Model(seed), prior, prompt, config, views, seed)
-    return mesh_of(optimise(task, training_recipe(config, seed), run, resume, what=repr(prompt)))
+    return mesh_of(optimise(task, training_recipe(config, seed), run, resume, repr(prompt), prior.device))
 
 
 # -- one prompt of the command ---------------------------------------------------------------------------------
@@ -64,12 +66,22 @@ def text_to_mesh(
 def follow_one(recipe: TextToMeshRecipe) -> Result:
     """Follow `gen3d text-to-mesh` for one prompt."""
     recipe.check()
-    folder = recipe.resume
-    if folder is not None:
-        recipe = recipe_of_run(folder, recipe, ("turntable", "preview"))
-        recipe.check()
+    if recipe.resume is not None:
+        return go_on(recipe, recipe.resume)
+    assert recipe.output is not None
+    check_free(run_folder(recipe.output))
     prior = load_prior(recipe)
-    return make_mesh(recipe, prior, resume=folder)
+    with working_in(run_folder(recipe.output)) as folder:
+        return make_mesh(recipe, prior, folder)
+
+
+def go_on(given: TextToMeshRecipe, folder: Path) -> Result:
+    """Take a run from where it stopped to its mesh."""
+    with working_in(folder, resume=True):
+        recipe = recipe_to_go_on(folder, given)
+        recipe.check()
+        check_inputs(folder, inputs_of(recipe))
+        return make_mesh(recipe, load_prior(recipe), folder, resume=True)
 
 
 def load_prior(recipe: TextToMeshRecipe) -> Backbone:
@@ -82,16 +94,18 @@ def load_prior(recipe: TextToMeshRecipe) -> Backbone:
     return prior
 
 
-def make_mesh(recipe: TextToMeshRecipe, prior: Backbone, resume: Path | None = None) -> Result:
-    """Everything that the recipe of one prompt asks for; with `resume`, from the newest checkpoint of that run."""
+def make_mesh(recipe: TextToMeshRecipe, prior: Backbone, folder: Path, resume: bool = False) -> Result:
+    """Everything that the recipe of one prompt asks for, in a run folder that `working_in` keeps.
+
+    With `resume` the run there is gone on with, from its newest checkpoint.
+    """
     started = time.perf_counter()
     (prompt,) = recipe.prompts
-    assert recipe.output is not None
-    folder = resume or start_anew(run_folder(recipe.output), recipe)
-    mesh, build = text_to_mesh(
-        prompt, prior, folder, config_of(recipe), recipe.views, recipe.seed, resume=resume is not None
-    )
-    return save_result(recipe, folder, mesh, build, settings_of(recipe), started)
+    inputs, config = inputs_of(recipe), config_of(recipe)
+    if not resume:
+        start_anew(folder, recipe, inputs)
+    mesh, build = text_to_mesh(prompt, prior, folder, config, recipe.views, recipe.seed, resume)
+    return save_result(recipe, folder, mesh, build, settings_of(recipe), inputs, started)
 
 
 def config_of(recipe: TextToMeshRecipe) -> DreamFusionConfig:
@@ -105,10 +119,15 @@ def settings_of(recipe: TextToMeshRecipe) -> dict[str, Any]:
     return plain({name: value for name, value in asdict(recipe).items() if name in SETTINGS})
 
 
+def inputs_of(recipe: TextToMeshRecipe) -> dict[str, str]:
+    """Hashes of all that the mesh is made of."""
+    return digests({"model": resolve(recipe.model)})
+
+
 def check_length(prior: Prior, prompt: str, views: str) -> None:
     """Refuse a prompt that is too long with what will be said after it, before anything is written."""
     said = [prompt]
-    if prior.has_camera_token:
+    if prior.world == world.NAME:
         said = [f"{prompt}, {background_phrase(None, word)}" for word in world.COLOR_NAMES]
     if views == "words" or not prior.has_camera_token:
         said = [text for one in said for text in ViewPrompts().prompts(one)]

@@ -20,6 +20,7 @@ What differs from the paper, and why:
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,6 +35,7 @@ from core2d.guidance import (
     TimeRange,
     ViewPrompts,
 )
+from core2d.guidance.base import Learning
 from core2d.prior.backbone import Prior
 from core2d.prior.cameras import orbit
 from core2d.toybox import world
@@ -42,6 +44,8 @@ from core2d.toybox.scene import plain
 from core2d.training.loop import step_generator, step_seed
 from gen3d.dreamfusion.recipe import DreamFusionConfig
 from gen3d.shaping.model import TIMES, Model, around, as_pictures, latent_numbers, look, picture_size, regularisation
+
+Distill = Callable[[Prior, ScoreDistillationConfig, int], Guidance]
 
 ALBEDO_FIRST = 0.2  # fraction of the steps without shading, while there is no surface yet
 # Where view words of Toybox fit. What a prior imagines for a word is a mean over all that the word leaves open, so the
@@ -64,8 +68,8 @@ OPEN = Manner(50.0, 0.5, "latent")  # where the prompt leaves most of a picture 
 
 
 def manner_of(prior: Prior) -> Manner:
-    """How to ask a prior: those with a camera token are of Toybox."""
-    return EXACT if prior.has_camera_token else OPEN
+    """How to ask a prior, by the world that its own metadata names."""
+    return EXACT if prior.world == world.NAME else OPEN
 
 
 @dataclass
@@ -78,6 +82,9 @@ class DreamFusionTask:
         prompt: the object, without view or background.
         config: see there.
         views: "auto" uses the camera token where there is one; "words" describes the view instead.
+        distill: makes the guidance of prior, settings and seed, once for each background; by default plain score
+            distillation, or Perp-Neg where a prior of no small world is told the view in words. One with state
+            (`core2d.guidance.base.Learning`) learns beside the field.
     """
 
     model: Model
@@ -86,11 +93,12 @@ class DreamFusionTask:
     config: DreamFusionConfig
     views: str = "auto"
     seed: int = 0
+    distill: Distill | None = None
 
     def __post_init__(self) -> None:
         self.in_words = self.views == "words" or not self.prior.has_camera_token
-        published = not self.prior.has_camera_token
-        distillation = PerpNegDistillation if published else ScoreDistillation
+        self.of_toybox = self.prior.world == world.NAME
+        distill = self.distill or (PerpNegDistillation if self.in_words and not self.of_toybox else ScoreDistillation)
         self.guidance: dict[str, Guidance] = {}  # for each background
         manner = manner_of(self.prior)
         scale = self.config.guidance_scale
@@ -102,9 +110,11 @@ class DreamFusionTask:
                 form="x0",
                 times=TimeRange(*TIMES, self.config.steps),
                 views="words" if self.in_words else "camera",
-                wording=ViewPrompts("{prompt}, {view} view" + self._setting(word), interpolate=published),
+                wording=ViewPrompts("{prompt}, {view} view" + self._setting(word), interpolate=not self.of_toybox),
             )
-            self.guidance[word] = distillation(self.prior, settings, self.seed)
+            self.guidance[word] = distill(self.prior, settings, self.seed)
+        learners = {id(one.learner): one.learner for one in self.guidance.values() if isinstance(one, Learning)}
+        self.model.learners.extend(learners.values())  # so that the run trains, saves and resumes them
 
     def batch(self, step: int, positions: Tensor, batch_size: int) -> dict[str, Tensor]:
         """Cameras (n,), evenly spread from a random start; whether the step is lit; its background."""
@@ -115,7 +125,7 @@ class DreamFusionTask:
         chosen = int(torch.randint(len(backgrounds), (1,), generator=generator))
         facts = {"step": step, "shaded": int(shaded), "background": chosen}
         same = {name: torch.full((batch_size,), value) for name, value in facts.items()}
-        spread = where_words_fit if self.in_words and self.prior.has_camera_token else around
+        spread = where_words_fit if self.in_words and self.of_toybox else around
         return {name: value[positions] for name, value in (spread(draws[0], draws[2:]) | same).items()}
 
     def loss(self, model: Model, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float | Tensor]]:
@@ -130,17 +140,20 @@ class DreamFusionTask:
         pictures = as_pictures(seen.color, size)  # (n, 3, h, w)
         prompt = self.prompt if self.in_words else self.prompt + self._setting(word)
         distillation, info = self.guidance[word](pictures, prompt, cameras, step)
+        guidance = self.guidance[word]
+        if isinstance(guidance, Learning):
+            distillation = distillation + guidance.learner_loss(pictures.detach(), prompt, cameras, step)
         regular, parts = regularisation(seen, self.config, step)
         parts |= {"sds": distillation, "t": info["t"].float().mean()}
         return distillation + latent_numbers(self.prior) * regular, parts
 
     def _setting(self, background: str) -> str:
-        """How the prompt goes on: priors of Toybox, which have a camera token, know the names of backgrounds."""
-        return f", {background_phrase(None, background)}" if self.prior.has_camera_token else ""
+        """How the prompt goes on: priors of Toybox know the names of backgrounds."""
+        return f", {background_phrase(None, background)}" if self.of_toybox else ""
 
     def _backgrounds(self) -> list[str]:
         """Plain backgrounds that the object does not have the colour of; white only where words do not name them."""
-        if not self.prior.has_camera_token:
+        if not self.of_toybox:
             return ["white"]
         return [word for word in world.COLOR_NAMES if word != "black" and word not in self.prompt.split()]
 

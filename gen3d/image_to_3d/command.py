@@ -12,45 +12,57 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core2d.app.devices import pick_device, pick_dtype
 from core2d.app.errors import InputError
 from core2d.app.outputs import plain
-from core2d.app.runs import run_folder
+from core2d.app.provenance import digests
+from core2d.app.runs import check_free, check_inputs, read_run, run_folder, working_in
 from core2d.media.pictures import read_image, save_image
 from gen3d.data.single_picture import on_background
 from gen3d.image_to_3d.recipe import ANEW, IMAGE_QUALITIES, ImageTo3DConfig, ImageTo3DRecipe
 from gen3d.image_to_3d.task import elevation_of, image_to_3d
-from gen3d.shaping.runs import Result, recipe_of_run, save_result, start_anew
-from gen3d.zero123.command import subject_of
+from gen3d.shaping.runs import Result, recipe_to_go_on, save_result, start_anew
+from gen3d.zero123.command import files_of_model, inputs_of, load_model, subject_of
 from gen3d.zero123.model import Zero123
 
 SUBJECT = "subject.png"  # in a run folder: the object as the model sees it
-PATHS = ("picture", "mask", "turntable", "preview")
+TAKEN = ("picture", "mask", "matting")  # inputs that a run does not need again: it has its object
 
 
 def follow(recipe: ImageTo3DRecipe) -> Result:
     """Follow `gen3d image-to-3d`."""
     recipe.check()
-    started, folder = time.perf_counter(), recipe.resume
-    if folder is not None:
-        recipe = recipe_of_run(folder, recipe, PATHS)
+    started = time.perf_counter()
+    if recipe.resume is not None:
+        return go_on(recipe, recipe.resume, started)
+    assert recipe.output is not None
+    run = run_folder(recipe.output)
+    check_free(run)
+    zero123 = load_model(recipe)
+    subject = subject_of(recipe, zero123)
+    with working_in(run):
+        save_image(run / SUBJECT, subject.rgba)
+        start_anew(run, recipe, inputs_of(recipe, subject) | digests({"subject": run / SUBJECT}))
+        return make_mesh(recipe, zero123, run, started)
+
+
+def go_on(given: ImageTo3DRecipe, run: Path, started: float) -> Result:
+    """Take a run from where it stopped to its mesh."""
+    with working_in(run, resume=True):
+        recipe = recipe_to_go_on(run, given)
         recipe.check_work()
-    zero123, report = Zero123.load_with_report(recipe.model, pick_device(recipe.device), pick_dtype(recipe.dtype))
-    if report.is_odd:
-        sys.stderr.write(f"{report}\n")
-    resume = folder is not None
-    if folder is None:
-        assert recipe.output is not None
-        found = subject_of(recipe, zero123).rgba
-        folder = run_folder(recipe.output)
-        (folder / SUBJECT).unlink(missing_ok=True)  # of an earlier run: this one's manifest may never name it
-        save_image(start_anew(folder, recipe) / SUBJECT, found)
-    subject = read_back(folder / SUBJECT)  # whether begun or gone on with
+        here = digests({**files_of_model(recipe.model), "subject": run / SUBJECT})
+        check_inputs(run, here, own=TAKEN)
+        return make_mesh(recipe, load_model(recipe), run, started, resume=True)
+
+
+def make_mesh(recipe: ImageTo3DRecipe, zero123: Zero123, run: Path, started: float, resume: bool = False) -> Result:
+    """The mesh of the object in a run folder that `working_in` keeps, whether begun or gone on with."""
+    subject = read_back(run / SUBJECT)
     elevation = elevation_said(recipe.picture_elevation, zero123, subject)
-    config = config_of(recipe)
+    config, inputs = config_of(recipe), read_run(run).get("inputs", {})
     sys.stderr.write(f"{config.steps} steps\n")
-    mesh, build = image_to_3d(subject, zero123, folder, config, elevation, recipe.seed, resume)
-    outputs, metrics = save_result(recipe, folder, mesh, build, settings_of(recipe), started, lighted=False)
+    mesh, build = image_to_3d(subject, zero123, run, config, elevation, recipe.seed, resume)
+    outputs, metrics = save_result(recipe, run, mesh, build, settings_of(recipe), inputs, started, lighted=False)
     return outputs, {**metrics, "elevation": round(math.degrees(elevation), 1)}
 
 

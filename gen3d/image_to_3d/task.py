@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from core2d.app.outputs import write_json
 from core2d.guidance import ScoreDistillationConfig, TimeRange
 from core2d.prior.cameras import Cameras, orbit
+from core2d.toybox import world
 from core2d.training.loop import step_generator, step_seed
 from gen3d.data.single_picture import on_background
 from gen3d.image_to_3d.recipe import IMAGE_QUALITIES, ImageTo3DConfig
@@ -76,11 +77,11 @@ class ImageTo3DTask:
     def __post_init__(self) -> None:
         self.picture = on_background(self.subject)[None]  # (1, 3, s, s)
         seen = self.zero123.see(self.picture, self.elevation)
-        reads = isinstance(self.zero123.parts.projection, PictureReader)
+        small_world = self.zero123.world == world.NAME
         scale = self.config.guidance_scale
         settings = ScoreDistillationConfig(
-            guidance_scale=(1.0 if reads else 3.0) if scale is None else scale,
-            space="image" if reads else "latent",
+            guidance_scale=(1.0 if small_world else 3.0) if scale is None else scale,
+            space="image" if small_world else "latent",
             form="x0",
             times=TimeRange(*TIMES, self.config.steps),
         )
@@ -141,7 +142,7 @@ def image_to_3d(
     if elevation is None:
         elevation, _ = elevation_of(zero123, zero123.see(on_background(subject)[None]))
     task = ImageTo3DTask(Model(seed), zero123, subject, elevation, config, seed)
-    model = optimise(task, training_recipe(config, seed), run, resume)
+    model = optimise(task, training_recipe(config, seed), run, resume, device=zero123.device)
     level = outlined_level(model, subject, task.guidance.source)
     write_json(run / LEVEL, level)
     return mesh_of(model, level)

@@ -30,7 +30,7 @@ TIMES = ((0.7, 0.98), (0.1, 0.3))  # noise levels of the first and of the last s
 
 
 class Model(nn.Module):
-    """What is optimised, and the occupancy grid that follows it."""
+    """What is optimised, and the occupancy grid that follows it; beside them what a guidance learns for itself."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
@@ -38,6 +38,7 @@ class Model(nn.Module):
         shape = FieldConfig(bound=BOUND, density="exp", gain=3.0, blob=5.0, blob_radius=0.45)
         self.field = HashGridField(shape, torch.Generator().manual_seed(seed))
         self.occupancy = OccupancyGrid(48, BOUND)
+        self.learners = nn.ModuleList()  # of a guidance with state
 
     @property
     def step(self) -> float:

@@ -113,7 +113,7 @@ def scores_of(model: Zero123, judge_folder: Path, size: int) -> Scores:
     if judge is None:
         return {}
     wanted, draw = cases(world.TUNING_SEEDS[0], size), NovelViews(model)
-    found = [draw(case.picture, case.views, num_inference_steps=STEPS) for case in wanted]
+    found = [draw(case.picture, case.views, num_inference_steps=STEPS, seed=0).images for case in wanted]
     return view_scores(found, wanted, judge)
 
 
@@ -128,6 +128,7 @@ def fresh_parts(assets: Path) -> Zero123Parts:
         load_model(AutoencoderKL, assets / "toybox-sd" / "vae", torch.float32),
         load_image_encoder(clip, torch.float32),
         PictureReader(WIDTH, unet.config["in_channels"], TOKENS),
+        world=world.NAME,
         scheduler_config={"_class_name": "DDIMScheduler", **scheduler().config},
         image_mean=tuple(seen["image_mean"]),
         image_std=tuple(seen["image_std"]),

@@ -188,4 +188,4 @@ def oracle_of(scene: Scene) -> OracleBackbone:
             sentences.append(f"{scene.caption}, {background_phrase(None, word)}")
     pictures = torch.from_numpy(render(scenes).rgb).movedim(-1, 1) * 2 - 1  # (n, 3, h, w)
     views = torch.tensor([[one.view.azimuth, one.view.elevation, one.view.radius] for one in scenes])  # (n, 3)
-    return OracleBackbone(pictures, sentences, orbit(*views.T), select=str.__eq__)
+    return OracleBackbone(pictures, sentences, orbit(*views.T), select=str.__eq__, world=world.NAME)

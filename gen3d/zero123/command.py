@@ -15,16 +15,18 @@ from torch import Tensor
 from core2d.app.devices import pick_device, pick_dtype
 from core2d.app.errors import InputError
 from core2d.app.outputs import plain
-from core2d.app.registry import bundled
+from core2d.app.provenance import digests
+from core2d.app.registry import bundled, resolve
 from core2d.media.pictures import to_uint8
 from core2d.media.sheets import check_singles, save_sheet
 from core2d.media.videos import write_video
 from core2d.prior.cameras import degrees
+from core2d.toybox import world
 from gen3d.data.single_picture import Subject, on_background, read_subject
 from gen3d.toybox.likeness import ADVICE, KNOWN, likeness
 from gen3d.toybox.matting import FOLDER as MATTING
 from gen3d.toybox.matting import load_matting
-from gen3d.zero123.camera_projection import PictureReader
+from gen3d.zero123.formats.folders import borrowed
 from gen3d.zero123.model import USUAL_ELEVATION, Zero123
 from gen3d.zero123.pipeline import NovelViews, view_by
 from gen3d.zero123.recipe import NovelViewsRecipe, PictureRecipe
@@ -40,9 +42,7 @@ def follow(recipe: NovelViewsRecipe) -> Result:
     is_film = recipe.output.suffix.lower() == ".mp4"
     if not is_film and len(recipe.azimuths) > 1:
         check_singles(recipe.output)
-    model, report = Zero123.load_with_report(recipe.model, pick_device(recipe.device), pick_dtype(recipe.dtype))
-    if report.is_odd:
-        sys.stderr.write(f"{report}\n")
+    model = load_model(recipe)
     subject = subject_of(recipe, model)
     azimuths, elevations = degrees(recipe.azimuths), degrees(recipe.elevation)
     pictures = NovelViews(model, recipe.scheduler)(
@@ -52,17 +52,44 @@ def follow(recipe: NovelViewsRecipe) -> Result:
         num_inference_steps=recipe.steps,
         guidance_scale=recipe.cfg,
         seed=recipe.seed,
-    )
+    ).images
     if not pictures.isfinite().all():
         raise InputError(f"the model gave numbers that are not finite in {recipe.dtype}: try --dtype float32")
-    outputs = _write(recipe, pictures.float().cpu())
+    outputs = _write(recipe, inputs_of(recipe, subject), pictures.float().cpu())
     facts = {"views": len(pictures), "size": pictures.shape[-1], "foreground_by": subject.found_by}
     return outputs, facts
 
 
+def load_model(recipe: PictureRecipe) -> Zero123:
+    """The model of a recipe; what is odd about its checkpoint is said."""
+    model, report = Zero123.load_with_report(recipe.model, pick_device(recipe.device), pick_dtype(recipe.dtype))
+    if report.is_odd:
+        sys.stderr.write(f"{report}\n")
+    return model
+
+
+def files_of_model(name_or_path: str) -> dict[str, Path]:
+    """What a model is loaded from: its file, or its folder and those that it borrows parts from."""
+    path = Path(name_or_path)
+    if path.is_file():
+        return {"model": path}
+    folder = resolve(name_or_path)
+    return {"model": folder, **{f"its {part}": place for part, place in borrowed(folder).items()}}
+
+
+def inputs_of(recipe: PictureRecipe, subject: Subject) -> dict[str, str]:
+    """Hashes of all that the views of an object are made of."""
+    files = {**files_of_model(recipe.model), "picture": recipe.picture}
+    if subject.found_by == "mask" and recipe.mask is not None:
+        files["mask"] = recipe.mask
+    if subject.found_by == "matting net":
+        files["matting"] = bundled()[MATTING]
+    return digests(files)
+
+
 def subject_of(recipe: PictureRecipe, model: Zero123) -> Subject:
     """The object in the picture, as the model wants to see it; how it was found is said."""
-    is_ours = isinstance(model.parts.projection, PictureReader)  # then its world is small
+    is_ours = model.world == world.NAME
     subject = read_subject(
         recipe.picture,
         model.image_size,
@@ -80,13 +107,14 @@ def subject_of(recipe: PictureRecipe, model: Zero123) -> Subject:
     return subject
 
 
-def _write(recipe: NovelViewsRecipe, pictures: Tensor) -> list[Path]:
-    """A film, or the single pictures and their sheet."""
-    if recipe.output.suffix.lower() == ".mp4":
-        return [write_video(recipe.output, iter(to_uint8(pictures)), recipe.fps)]
+def _write(recipe: NovelViewsRecipe, inputs: Mapping[str, str], pictures: Tensor) -> list[Path]:
+    """A film, or the single pictures and their sheet; each says how it was made."""
     settings = plain(asdict(recipe))
     for name in ("output", "json", "device"):
         settings.pop(name)
-    told = {"recipe": json.dumps(settings)}
+    if recipe.output.suffix.lower() == ".mp4":
+        text = {"recipe": settings, "inputs": inputs}
+        return [write_video(recipe.output, iter(to_uint8(pictures)), recipe.fps, text)]
+    told = {"recipe": json.dumps(settings), "inputs": json.dumps(inputs)}
     texts = [told | {"azimuth": angle, "seed": recipe.seed + i} for i, angle in enumerate(recipe.azimuths)]
     return save_sheet(recipe.output, pictures, texts, told, min(COLUMNS, len(pictures)))

@@ -10,13 +10,14 @@ picture (`core2d.prior.cameras.relative_view`). The polar angle counts from +Z, 
 polar.
 
     model = Zero123.load("zero123-xl.ckpt")
-    views = NovelViews(model)(picture, orbit_views(12), seed=0)  # (3, H, W) on white -> (12, 3, H, W)
+    views = NovelViews(model)(picture, orbit_views(12), seed=0).images  # (3, H, W) on white -> (12, 3, H, W)
 """
 
 from __future__ import annotations
 
+import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ from torch.nn import functional as F
 from core2d.app.devices import pick_device, pick_dtype
 from core2d.app.errors import InputError
 from core2d.app.registry import resolve
-from core2d.prior.backbone import Camera, LatentPrior
-from core2d.prior.condition import Condition
+from core2d.prior.backbone import LatentPrior
+from core2d.prior.condition import Condition, Inputs
 from gen3d.zero123.formats import Report, Zero123Parts, read_zero123
 
 USUAL_ELEVATION = math.radians(20.0)  # of a picture of which nothing is known
@@ -47,6 +48,10 @@ class Reference:
     embedding: Tensor
     latents: Tensor
     polar: Tensor
+
+    def __getitem__(self, rows: slice) -> Reference:
+        """Some of the pictures."""
+        return Reference(self.embedding[rows], self.latents[rows], self.polar[rows])
 
     def expand(self, rows: int) -> Reference:
         """One picture seen as many."""
@@ -67,7 +72,7 @@ class Zero123(LatentPrior):
         self.parts = parts
         for module in self.modules():
             module.requires_grad_(False).eval()
-        self.device, self.dtype = parts.unet.device, parts.unet.dtype
+        self.device, self.dtype, self.world = parts.unet.device, parts.unet.dtype, parts.world
 
     @classmethod
     def load(
@@ -146,16 +151,23 @@ class Zero123(LatentPrior):
         if self.parts.absolute_elevation:  # Stable Zero123 wants the picture's own polar angle instead of a distance
             views = torch.cat([views[:, :3], seen.polar[:, None].to(views)], dim=1)
         tokens = self.parts.projection(*(part.to(self.dtype) for part in (seen.embedding, views, seen.latents)))
-        return Condition(tokens, latents=seen.latents.to(self.dtype))
+        return Condition(tokens, channels=seen.latents.to(self.dtype))
 
-    def network(self, x_t: Tensor, t: int | Tensor, condition: Condition, camera: Camera | None = None) -> Tensor:
-        if camera is not None:
-            raise InputError("Zero-1-to-3 has no camera token: its condition holds the view")
-        condition = condition.expand(len(x_t)).to(self.device, self.dtype)
-        assert condition.latents is not None
-        steps = torch.as_tensor(t, device=self.device).expand(len(x_t))  # (b,)
-        joined = torch.cat([x_t.to(self.device, self.dtype), condition.latents], dim=1)  # (b, 2c, h, w)
-        return self.parts.unet(joined, steps, encoder_hidden_states=condition.tokens, return_dict=False)[0].to(x_t)
+    @property
+    def denoiser(self) -> torch.nn.Module:
+        return self.parts.unet
+
+    def with_denoiser(self, denoiser: torch.nn.Module) -> Zero123:
+        other = copy.copy(self)
+        other.parts = replace(self.parts, unet=denoiser)  # pyright: ignore[reportArgumentType]
+        return other
+
+    def answer(self, inputs: Inputs) -> Tensor:
+        if inputs.channels is None:
+            raise ValueError("Zero-1-to-3 is told of a picture: its condition needs the latent as `channels`")
+        return self.parts.unet(
+            inputs.sample, inputs.t, encoder_hidden_states=inputs.tokens, return_dict=False, **inputs.residuals()
+        )[0]
 
 
 def nothing(condition: Condition) -> Condition:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from core2d.app.errors import InputError
-from core2d.prior.sampling import Guided, denoise
-from core2d.prior.schedulers import make_scheduler
+from core2d.prior.sampling import Guided, check_steps, denoise, generators_for
+from core2d.prior.schedulers import STABLE_DIFFUSION_SETTINGS, make_scheduler
 from core2d.systems.text_to_image.pipeline import LARGEST_BATCH, POSITIONS_AT_ONCE
-from gen3d.zero123.model import Reference, Zero123, nothing
+from gen3d.zero123.formats import write_zero123
+from gen3d.zero123.model import Zero123, nothing
 
 GUIDANCE = 3.0  # of the paper's demo
+
+StepCallback = Callable[["NovelViews", int, Any, dict[str, Tensor]], dict[str, Tensor] | None]
 
 
 def orbit_views(count: int) -> Tensor:
@@ -30,6 +36,13 @@ def view_by(azimuth: Tensor, elevation: Tensor, radius: Tensor | float = 0.0) ->
     return torch.stack([-elevation, azimuth.sin(), azimuth.cos(), further], dim=1)
 
 
+@dataclass(frozen=True)
+class NovelViewsOutput:
+    """`images`: (n, 3, H, W) in [0, 1]."""
+
+    images: Tensor
+
+
 class NovelViews:
     """A model and a scheduler that together draw a picture's object from other views.
 
@@ -40,7 +53,8 @@ class NovelViews:
 
     def __init__(self, model: Zero123, scheduler: SchedulerMixin | str | None = None) -> None:
         self.model = model
-        self.scheduler = make_scheduler(model.scheduler_config, scheduler)
+        self.scheduler_config = model.scheduler_config | STABLE_DIFFUSION_SETTINGS
+        self.scheduler = make_scheduler(self.scheduler_config, scheduler)
 
     @classmethod
     def from_pretrained(
@@ -48,6 +62,10 @@ class NovelViews:
     ) -> NovelViews:
         """As `Zero123.load`."""
         return cls(Zero123.load(name_or_path, device, dtype))
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write the model as a folder that `from_pretrained` opens; weights in `dtype` if one is given."""
+        write_zero123(Path(folder), self.model.parts, "diffusers", dtype)
 
     @torch.no_grad()
     def __call__(
@@ -58,43 +76,47 @@ class NovelViews:
         elevation: float | Tensor = 0.0,
         num_inference_steps: int = 50,
         guidance_scale: float = GUIDANCE,
-        generator: list[torch.Generator] | None = None,
-        seed: int = 0,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        seed: int | None = None,
+        scheduler: SchedulerMixin | str | None = None,
         batch_size: int | None = None,
-    ) -> Tensor:
-        """(n, 3, H, W) pictures in [0, 1] of the model's size.
+        callback_on_step_end: StepCallback | None = None,
+        return_dict: bool = True,
+    ) -> NovelViewsOutput:
+        """Draw n pictures of the model's size.
 
         Args:
             picture: (3, H, W), or one for each view (n, 3, H, W), in [0, 1], of an object on white.
             views: (n, 4), see `relative_view`, `view_by` and `orbit_views`.
             elevation: of the picture's camera in radians, for Stable Zero123.
             guidance_scale: uncond + scale (cond - uncond); 1 and less switch guidance off.
-            generator: one for each view; else view i starts from seed + i, whatever is drawn beside it.
+            generator: one for each view.
+            seed: instead of generators: view i starts from seed + i, whatever is drawn beside it.
+            scheduler: another one for this call, by name or made.
             batch_size: views at once; it does not change results.
+            callback_on_step_end: called as (pipeline, step, timestep, {"latents": ...}) in each step of each batch; may
+                return a dict with other latents.
 
         Raises:
             InputError: a number of steps or generators that is not possible.
         """
-        if not 1 <= num_inference_steps <= self.model.num_train_timesteps:
-            raise InputError(f"{num_inference_steps} denoising steps are not possible")
-        generators = generator or [torch.Generator().manual_seed(seed + i) for i in range(len(views))]
-        if len(generators) != len(views):
-            raise InputError(f"{len(generators)} generators for {len(views)} views: give one for each, or a seed")
+        check_steps(self.model, num_inference_steps)
+        generators = generators_for(generator, seed, range(len(views)), "views")
         side = self.model.latent_size
-        seen = self.model.see(picture if picture.ndim == 4 else picture[None], elevation).expand(len(views))
-        noise = randn_tensor(
-            (len(views), self.model.latent_channels, side, side), generators, self.model.device, torch.float32
-        )
+        reference = self.model.see(picture if picture.ndim == 4 else picture[None], elevation).expand(len(views))
+        shape = (len(views), self.model.latent_channels, side, side)
+        noise = randn_tensor(shape, generators, self.model.device, torch.float32)
         at_once = batch_size or max(1, min(LARGEST_BATCH, POSITIONS_AT_ONCE // side**2))
+        on_step = None if callback_on_step_end is None else partial(callback_on_step_end, self)
         done = []
         for start in range(0, len(views), at_once):
             rows = slice(start, start + at_once)
-            scheduler = make_scheduler(self.model.scheduler_config, self.scheduler)
-            scheduler.set_timesteps(num_inference_steps, device=self.model.device)
-            part = Reference(seen.embedding[rows], seen.latents[rows], seen.polar[rows])
-            condition = self.model.condition(part, views[rows])
+            step = make_scheduler(self.scheduler_config, scheduler or self.scheduler)
+            step.set_timesteps(num_inference_steps, device=self.model.device)
+            condition = self.model.condition(reference[rows], views[rows])
             unconditional = nothing(condition) if guidance_scale > 1 else None
             guide = Guided(self.model, condition, unconditional, guidance_scale)
-            latents = denoise(guide, noise[rows] * scheduler.init_noise_sigma, scheduler, generators[rows])
+            latents = denoise(guide, noise[rows] * step.init_noise_sigma, step, generators[rows], on_step)
             done.append(self.model.decode(latents))
-        return torch.cat(done)
+        images = torch.cat(done)
+        return NovelViewsOutput(images) if return_dict else (images,)  # pyright: ignore[reportReturnType]

@@ -1,8 +1,8 @@
 """Temporal layers for a 2D UNet: the motion modules of AnimateDiff (Guo et al. 2023, 2307.04725, section 4.2).
 
     motion = fresh_motion(backbone.family.denoiser)  # adds nothing yet: frames are what the 2D prior draws
-    lifted = MotionBackbone(backbone, motion, frames=16)
-    lifted.predict(x_t, t, condition)  # rows are frames, those of one clip side by side
+    lifted = MotionBackbone(backbone, motion)
+    lifted.predict(x_t, t, condition)  # clips (b, c, f, h, w)
 
 After every pair of residual block and attention of the UNet stands a small transformer over time: each position of the
 latent attends to itself in all frames. What it adds is zero until it has learned something. The classes are those of
@@ -11,6 +11,7 @@ diffusers, whose fresh modules are not zero.
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,13 @@ from torch import Tensor, nn
 from core2d.app.errors import InputError
 from core2d.app.registry import resolve
 from core2d.files.loading import load_model, quiet_libraries, read_json
-from core2d.prior.backbone import Backbone, Camera, LatentPrior
-from core2d.prior.condition import Condition
+from core2d.prior.backbone import Backbone, LatentPrior
+from core2d.prior.condition import Condition, Inputs
 from core2d.prior.families import StableDiffusion
+from core2d.prior.rows import as_clips, as_rows
 from core2d.prior.schedule import NoiseSchedule
 from genvideo.animatediff.formats import Norms
-from genvideo.animatediff.norms import set_norms
-from genvideo.animatediff.sparse_control import Controlled
+from genvideo.animatediff.norms import set_norms, tell_frames
 
 WINDOW = 32  # frames that the positional encoding of published modules knows (v2, v3)
 IN_MOTION = "motion_modules"  # what the names of temporal weights hold
@@ -93,16 +94,6 @@ def temporal_parameters(unet: UNetMotionModel) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in unet.named_parameters() if IN_MOTION in name}
 
 
-def as_clips(rows: Tensor, frames: int) -> Tensor:
-    """(b f, c, h, w) -> (b, c, f, h, w)."""
-    return rows.unflatten(0, (-1, frames)).transpose(1, 2)
-
-
-def as_rows(clips: Tensor) -> Tensor:
-    """(b, c, f, h, w) -> (b f, c, h, w)."""
-    return clips.transpose(1, 2).flatten(0, 1)
-
-
 def mixed_noise(own: Tensor, common: Tensor, share: float) -> Tensor:
     """Noise of clips (b, c, f, h, w) of which frames have a part in common (PYoCo, 2305.10474, section 4.2).
 
@@ -128,19 +119,15 @@ def read_vae(name_or_folder: str | Path, dtype: torch.dtype = torch.float32) -> 
 
 
 class MotionBackbone(LatentPrior):
-    """A 2D backbone lifted into time. Where a 2D one takes pictures, it takes the frames of clips, side by side.
+    """A 2D backbone lifted into time. It takes clips (b, c, f, h, w) where a 2D one takes pictures (b, c, h, w).
 
-    Everything that is written against the contract of a denoiser works on it as it is; a row is a frame, and the
-    conditions of all frames of a clip are alike.
+    What the 2D prior is told and how adapters change it is the same for the frames of clips, which they see side by
+    side; only the network is another, with layers over time. Adapters of the 2D prior stay on.
 
     Args:
         flat: the 2D prior, of the SD 1.x family.
         motion: modules that fit its UNet.
-        frames: of a clip; may be set at any time.
         norms: what the norms see, where it is not what diffusers does.
-
-    Attributes:
-        control: frames that a SparseCtrl encoder sees, as many as `frames`; may be set at any time, like these.
 
     Raises:
         InputError: another family, or modules that do not fit.
@@ -148,15 +135,14 @@ class MotionBackbone(LatentPrior):
 
     has_camera_token = False
 
-    def __init__(self, flat: Backbone, motion: MotionAdapter, frames: int = 16, norms: Norms | None = None):
+    def __init__(self, flat: Backbone, motion: MotionAdapter, norms: Norms | None = None):
         if not isinstance(flat.family, StableDiffusion):
             raise InputError(f"motion modules are for Stable Diffusion 1.x, not for {flat.family.pipeline_name}")
         super().__init__(flat.vae, flat.scheduler_config, flat.latent_size)
-        self.control: Controlled | None = None
-        self.flat, self.motion, self.frames = flat, motion, frames
-        self.unet = inflate(flat.family.denoiser, motion).requires_grad_(False).eval()
-        self._clip_norms = set_norms(self.unet, norms or Norms())
-        self.unet.requires_grad_(False)  # the norms, too
+        self.flat, self.motion, self.adapters, self.world = flat, motion, flat.adapters, flat.world
+        self.unet = inflate(flat.family.denoiser, motion)
+        set_norms(self.unet, norms or Norms())
+        self.unet.requires_grad_(False).eval()
         self.device, self.dtype = flat.device, flat.dtype
 
     @property
@@ -183,20 +169,29 @@ class MotionBackbone(LatentPrior):
     def encode_text(self, prompts: list[str]) -> Condition:
         return self.flat.encode_text(prompts)
 
-    def network(self, x_t: Tensor, t: int | Tensor, condition: Condition, camera: Camera | None = None) -> Tensor:
-        """The network's own output (b f, c, h, w); arguments have a row for each frame, or one for all."""
-        if camera is not None:
+    @property
+    def denoiser(self) -> nn.Module:
+        return self.unet
+
+    def with_denoiser(self, denoiser: nn.Module) -> MotionBackbone:
+        other = copy.copy(self)
+        other.unet = denoiser  # pyright: ignore[reportAttributeAccessIssue]
+        return other
+
+    def inputs(self, rows: Tensor, t: Tensor, condition: Condition, frames: int) -> Inputs:
+        if condition.camera is not None:
             raise InputError("clips are asked for in words: say how the camera moves in the prompt")
-        if not 1 <= self.frames <= self.window or len(x_t) % self.frames:
-            raise ValueError(f"{len(x_t)} frames in clips of {self.frames}: they can have up to {self.window}")
-        for norm in self._clip_norms:
-            norm.frames = self.frames
-        clips = as_clips(x_t.to(self.device, self.dtype), self.frames)  # (b, c, f, h, w)
-        steps = torch.as_tensor(t, device=self.device).expand(len(x_t))[:: self.frames]  # (b,)
-        tokens = condition.expand(len(x_t)).to(self.device, self.dtype).tokens  # (b f, n, d)
-        added = {} if self.control is None else self.control.residuals(clips, steps, tokens)
-        output = self.unet(clips, steps, encoder_hidden_states=tokens, return_dict=False, **added)[0]
-        return as_rows(output).to(x_t)
+        if not 1 <= frames <= self.window:
+            raise ValueError(f"clips of {frames} frames: these motion modules know up to {self.window}")
+        return super().inputs(rows, t, condition, frames)
+
+    def answer(self, inputs: Inputs) -> Tensor:
+        tell_frames(self.unet, inputs.frames)
+        clips, steps = as_clips(inputs.sample, inputs.frames), inputs.t[:: inputs.frames]
+        output = self.unet(clips, steps, encoder_hidden_states=inputs.tokens, return_dict=False, **inputs.residuals())[
+            0
+        ]  # (b, c, f, h, w)
+        return as_rows(output)
 
     def encode_clips(self, clips: Tensor, at_once: int = 16) -> Tensor:
         """(b, 3, f, H, W) in [0, 1] -> latents (b, c, f, h, w), each frame by itself, so many at a time."""

@@ -38,18 +38,17 @@ class ClipNorm(nn.GroupNorm):
         return super().forward(clips).transpose(1, 2).flatten(0, 1)
 
 
-def set_norms(unet: UNetMotionModel, norms: Norms) -> list[ClipNorm]:
-    """Put the norms into an inflated UNet of diffusers, in place; those that must be told the number of frames."""
+def set_norms(unet: UNetMotionModel, norms: Norms) -> None:
+    """Put the norms into an inflated UNet of diffusers, in place; some must be told the number of frames after it."""
     if norms.motion == "frame":
         see_frames(unet)
     if norms.residual == "frame":
-        return []
+        return
     for module in unet.modules():
         if isinstance(module, ResnetBlock2D):
             module.norm1 = _as(ClipNorm, cast(nn.GroupNorm, module.norm1))
             module.norm2 = _as(ClipNorm, cast(nn.GroupNorm, module.norm2))
     unet.conv_norm_out = _as(ClipNorm, cast(nn.GroupNorm, unet.conv_norm_out))
-    return [module for module in unet.modules() if isinstance(module, ClipNorm)]
 
 
 def tell_frames(unet: nn.Module, frames: int) -> None:

@@ -10,8 +10,10 @@ are given, and a clip to start from.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +22,30 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from core2d.adapters.lora import fuse
 from core2d.app.errors import InputError
 from core2d.prior.backbone import Backbone, rescale_contrast
 from core2d.prior.condition import Condition
-from core2d.prior.sampling import OnStep, denoise
+from core2d.prior.sampling import check_steps, denoise, generators_for
 from core2d.prior.schedulers import make_scheduler
-from genvideo.animatediff.formats import MotionFile, read_motion
-from genvideo.animatediff.motion import MotionBackbone, as_clips, as_rows, mixed_noise, read_vae
-from genvideo.animatediff.motion_lora import add_lora, read_lora
-from genvideo.animatediff.sparse_control import Controlled, SparseControl, read_sparse_control
+from core2d.systems.text_to_image.pipeline import TextToImage
+from genvideo.animatediff.formats import ADAPTER, Facts, MotionFile, MotionVersion, read_motion, write_motion
+from genvideo.animatediff.motion import MotionBackbone, mixed_noise, read_vae
+from genvideo.animatediff.motion_lora import read_motion_lora
+from genvideo.animatediff.sparse_control import GIVEN_FRAMES, SparseControl, read_sparse_control
 from genvideo.animatediff.windows import blend, window_starts, window_weights
 
-# On which the published modules were trained, whatever their backbone was (2307.04725, configs of the authors' code).
-PUBLISHED_SCHEDULE = {"_class_name": "DDIMScheduler", "beta_schedule": "linear", "beta_start": 0.00085,
-                      "beta_end": 0.012, "clip_sample": False, "steps_offset": 1}  # fmt: skip
+# On which the published modules were trained, whatever their backbone was: what configs of the authors' code say, and
+# for the rest the defaults of diffusers' DDIM, which it makes from them (2307.04725; inference-v1, -v2 and -v3.yaml).
+# What the network predicts is not among it: that is up to the backbone.
+PUBLISHED_SCHEDULE = {
+    "_class_name": "DDIMScheduler", "num_train_timesteps": 1000, "beta_schedule": "linear", "beta_start": 0.00085,
+    "beta_end": 0.012, "trained_betas": None, "clip_sample": False, "steps_offset": 1, "set_alpha_to_one": True,
+    "timestep_spacing": "leading", "rescale_betas_zero_snr": False, "thresholding": False,
+}  # fmt: skip
 FRAMES = 16  # of a clip, and of a window: what modules are trained on
+
+StepCallback = Callable[["AnimateDiff", int, Any, dict[str, Tensor]], dict[str, Tensor] | None]
 
 
 @dataclass(frozen=True)
@@ -56,6 +67,7 @@ class AnimateDiff:
 
     Attributes:
         modules: the file of the modules with its report, where they were read from one.
+        loras: files that were added to them, with their strengths.
     """
 
     def __init__(
@@ -69,8 +81,9 @@ class AnimateDiff:
         self.prior, self.takes_frames, self.shared_noise, self.control = prior, takes_frames, shared_noise, control
         if control is not None:
             control.check_fit(prior.unet)
-            control.model.to(prior.device, prior.dtype)  # pyright: ignore[reportArgumentType]
+            control.to(prior.device, prior.dtype)
         self.modules: MotionFile | None = None
+        self.loras: Mapping[str | Path, float] = {}
         self.scheduler = make_scheduler(prior.scheduler_config, scheduler)
 
     @classmethod
@@ -83,22 +96,26 @@ class AnimateDiff:
         device: str | torch.device = "cpu",
         dtype: str | torch.dtype | None = None,
         vae: str | Path | None = None,
+        motion_version: MotionVersion | None = None,
     ) -> AnimateDiff:
         """Load a 2D model as `Backbone.load` does, and motion modules as `read_motion` does.
 
         Args:
-            loras: files of MotionLoRAs and domain adapters, and how strongly each is added.
+            loras: files of MotionLoRAs, domain adapters and other LoRAs, and how strongly each is added.
             control: a SparseCtrl encoder; see `read_sparse_control`.
             vae: another autoencoder for the same latents, such as sd-vae-ft-mse: a bundled name, or a folder. By
                 default the one that the modules name, else that of the model.
+            motion_version: of the modules, where their file cannot tell v1 from v3.
 
         Raises:
             InputError: one cannot be read, or they do not fit together.
         """
-        flat, modules = Backbone.load(model, device, dtype), read_motion(motion)
-        prior = MotionBackbone(flat, modules.motion, FRAMES, modules.facts.norms)
-        for file, strength in {**modules.adapters, **(loras or {})}.items():
-            add_lora(prior.unet, read_lora(file), strength)
+        flat, modules = Backbone.load(model, device, dtype), read_motion(motion, motion_version=motion_version)
+        prior = MotionBackbone(flat, modules.motion, modules.facts.norms)
+        for file, strength in modules.adapters.items():
+            fuse(prior.unet, read_motion_lora(file), strength)
+        for file, strength in (loras or {}).items():
+            fuse({**flat.family.parts, "unet": prior.unet}, read_motion_lora(file), strength)
         if modules.facts.schedule == "published":
             prior.use_schedule(flat.scheduler_config | PUBLISHED_SCHEDULE)
         other = vae or modules.vae
@@ -106,8 +123,26 @@ class AnimateDiff:
             prior.use_vae(read_vae(other, prior.vae.dtype))
         encoder = None if control is None else read_sparse_control(control)
         pipeline = cls(prior, None, modules.facts.takes_frames, modules.facts.shared_noise, encoder)
-        pipeline.modules = modules
+        pipeline.modules, pipeline.loras = modules, loras or {}
         return pipeline
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write the 2D model as an ordinary diffusers folder, with the motion modules in its `motion_adapter/`.
+
+        `AnimateDiff.from_pretrained(folder, folder / "motion_adapter")` opens it again.
+
+        Raises:
+            InputError: low-rank files were added on top, which the folder has no place for.
+        """
+        if self.loras:
+            raise InputError("clips with added LoRA files are not saved as a model: keep the files beside it")
+        folder = Path(folder)
+        TextToImage(self.prior.flat).save_pretrained(folder, dtype)
+        facts = Facts(takes_frames=self.takes_frames, shared_noise=self.shared_noise)
+        modules = folder / "motion_adapter"
+        write_motion(modules, self.prior.motion, facts=self.modules.facts if self.modules else facts, dtype=dtype)
+        for file in self.modules.adapters if self.modules else ():
+            shutil.copyfile(file, modules / ADAPTER)
 
     @torch.no_grad()
     def __call__(
@@ -119,7 +154,7 @@ class AnimateDiff:
         num_inference_steps: int = 25,
         guidance_scale: float = 5.0,
         guidance_rescale: float = 0.0,
-        generator: list[torch.Generator] | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
         seed: int | None = None,
         scheduler: SchedulerMixin | str | None = None,
         height: int | None = None,
@@ -133,7 +168,8 @@ class AnimateDiff:
         overlap: int | None = None,
         decode_chunk_size: int = 16,
         output_type: str = "pt",
-        callback_on_step_end: OnStep | None = None,
+        callback_on_step_end: StepCallback | None = None,
+        return_dict: bool = True,
     ) -> AnimateDiffOutput:
         """Draw a clip for each of n prompts.
 
@@ -150,7 +186,8 @@ class AnimateDiff:
             window: frames at once, by default 16; `overlap` of them are shared by neighbours, by default a quarter.
             decode_chunk_size: frames decoded at a time; it does not change results.
             output_type: "pt" or "latent".
-            callback_on_step_end: called as (step, timestep, {"latents": ...}); may return a dict with other latents.
+            callback_on_step_end: called as (pipeline, step, timestep, {"latents": ...}); may return a dict with other
+                latents.
 
         Raises:
             InputError: a prompt that is empty or too long, numbers, sizes or arguments that are not possible.
@@ -158,38 +195,37 @@ class AnimateDiff:
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         if not prompts or any(not one.strip() for one in prompts):
             raise InputError('a prompt is empty: say what to show, such as "a red mug spinning clockwise"')
-        if not 1 <= num_inference_steps <= self.prior.num_train_timesteps:
-            raise InputError(f"{num_inference_steps} denoising steps are not possible: give 1 to "
-                             f"{self.prior.num_train_timesteps}")  # fmt: skip
+        check_steps(self.prior, num_inference_steps)
         if video is not None:
             num_frames, (height, width) = len(video), video.shape[-2:]
         if output_type not in ("pt", "latent"):
             raise InputError(f"no output type {output_type!r}: give pt or latent")
         windows = self._windows(num_frames, window, overlap)
         shape = (len(prompts), self.prior.latent_channels, num_frames, *self._latent_size(height, width))
-        generators = _generators(generator, seed, len(prompts))
+        generators = generators_for(generator, seed, range(len(prompts)), "clips")
         noise = self.initial_noise(shape, generators) if latents is None else latents.to(self.prior.device).float()
         if noise.shape != shape:
             raise InputError(f"latents have shape {tuple(noise.shape)} where {shape} is needed")
 
         pictures = self._pictures(given or {}, shape)
         known = self._known({} if self.control else pictures, shape)
-        control = self.control.see(self.prior, pictures, shape, control_scale) if self.control and pictures else None
+        prior, condition = self.prior, self.prior.encode_text(prompts)
+        if self.control and pictures:
+            prior = prior.with_adapters(replace(self.control, scale=control_scale))
+            frames = self.control.told(prior, pictures, shape).repeat(len(prompts), 1, 1, 1)  # (n f, c + 1, H, W)
+            condition = condition.repeat_interleave(num_frames).telling(**{GIVEN_FRAMES: frames})
         step = make_scheduler(self.prior.scheduler_config, scheduler or self.scheduler)
         step.set_timesteps(num_inference_steps, device=self.prior.device)
         begin, start = 0, noise * getattr(step, "init_noise_sigma", 1.0)
         if video is not None:
             begin, start = self._noisy(video, noise, step, strength)
         unconditional = self.prior.encode_text([negative_prompt]) if guidance_scale > 1 else None
-        guide = _Clips(self.prior, self.prior.encode_text(prompts), unconditional, guidance_scale, guidance_rescale,
-                       windows, known, control, list(step.timesteps))  # fmt: skip
-        try:
-            found = known.put_into(denoise(guide, start, step, generators, callback_on_step_end, begin))
-        finally:
-            self.prior.control = None
-        if output_type == "latent":
-            return AnimateDiffOutput(found)
-        return AnimateDiffOutput(self.prior.decode_clips(found, decode_chunk_size).transpose(1, 2))
+        guide = _Clips(prior, condition, unconditional, guidance_scale, guidance_rescale, windows, known,
+                       list(step.timesteps))  # fmt: skip
+        on_step = None if callback_on_step_end is None else partial(callback_on_step_end, self)
+        drawn = known.put_into(denoise(guide, start, step, generators, on_step, begin))
+        frames = drawn if output_type == "latent" else prior.decode_clips(drawn, decode_chunk_size).transpose(1, 2)
+        return AnimateDiffOutput(frames) if return_dict else (frames,)  # pyright: ignore[reportReturnType]
 
     def initial_noise(self, shape: tuple[int, ...], generators: list[torch.Generator]) -> Tensor:
         """Standard normal noise (n, c, f, h, w) to start from, one generator for each clip."""
@@ -290,7 +326,6 @@ class _Clips:
     rescale: float
     windows: Windows
     known: Known
-    control: Controlled | None
     timesteps: list[Tensor]
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
@@ -302,25 +337,16 @@ class _Clips:
 
     def _predict(self, clips: Tensor, t: Tensor, start: int) -> Tensor:
         """The output for a part of the clips that the modules know the length of."""
-        frames = clips.shape[2]
-        self.prior.frames = frames
-        self.prior.control = self.control and self.control.window(start, frames)
-        condition = self.condition.repeat_interleave(frames)
-        rows = as_rows(clips)
+        condition = self._of_window(len(clips), start, clips.shape[2])
         if self.unconditional is None:
-            return as_clips(self.prior.network(rows, t, condition), frames)
-        guided, with_text = self.prior.network_cfg(rows, t, condition, self.unconditional, self.scale)
-        guided, with_text = as_clips(guided, frames), as_clips(with_text, frames)
-        return rescale_contrast(guided, with_text, self.rescale) if self.rescale else guided  # of clips, not of frames
+            return self.prior.network(clips, t, condition)
+        guided, with_text = self.prior.network_cfg(clips, t, condition, self.unconditional, self.scale)
+        return rescale_contrast(guided, with_text, self.rescale) if self.rescale else guided
 
-
-def _generators(given: list[torch.Generator] | None, seed: int | None, count: int) -> list[torch.Generator]:
-    """One generator for each clip."""
-    if given is not None and seed is not None:
-        raise InputError("give a seed or generators, not both")
-    if given is None:
-        seed = int(torch.randint(2**31, ())) if seed is None else seed
-        return [torch.Generator().manual_seed(seed + index) for index in range(count)]
-    if len(given) != count:
-        raise InputError(f"{len(given)} generators for {count} clips: give one for each, or a seed")
-    return list(given)
+    def _of_window(self, clips: int, start: int, frames: int) -> Condition:
+        """What is told of some of the frames: those rows, where each frame of the clips has its own."""
+        whole = self.windows.frames
+        if len(self.condition) != clips * whole:
+            return self.condition
+        window = slice(start, start + frames)
+        return self.condition.map(lambda part: part.unflatten(0, (clips, whole))[:, window].flatten(0, 1))

@@ -11,7 +11,7 @@ frames, zeros in place of the others, and a mask that tells them apart (section 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,44 +22,57 @@ from torch import Tensor, nn
 
 from core2d.app.errors import InputError
 from core2d.app.outputs import atomic_path, write_json
-from core2d.files.loading import load_model, read_json, save_model
+from core2d.files.loading import load_model, quiet_libraries, read_json, save_model
 from core2d.files.manifests import Comparison
+from core2d.files.tensors import read_tensors
 from core2d.prior.backbone import LatentPrior
+from core2d.prior.condition import Condition, Inputs
+from core2d.prior.rows import as_clips
 from genvideo.animatediff.formats import (
+    CHANNELS,
     OURS,
     Facts,
     Style,
     built,
+    check_division,
     facts_from,
-    read_tensors,
     settings,
     settings_in,
     to_diffusers,
     to_original_name,
+    window_of,
 )
 from genvideo.animatediff.norms import norms_of, see_frames
 
+GIVEN_FRAMES = "given_frames"  # what a condition holds for it, see `SparseControl.told`
 LAST_NAME = "controlnet_mid_block.weight"  # whatever stands before it in a file stands before all names
 
 
 @dataclass(frozen=True)
 class SparseControl:
-    """An encoder and what is known of it.
+    """An encoder and what is known of it: an adapter of a lifted prior (`core2d.prior.condition.Adapter`).
 
     Attributes:
         model: frozen, in eval mode.
         report: how the tensors found differ from what it needs; nothing missing or of another shape.
         matched: how many tensors were taken.
+        scale: of what it adds.
     """
 
     model: SparseControlNetModel
     report: Comparison = field(default_factory=lambda: Comparison([], [], []))
     matched: int = 0
+    scale: float = 1.0
 
     @property
     def takes_latents(self) -> bool:
         """Whether frames are given as latents (the RGB encoder); otherwise as pictures (scribbles)."""
         return self.model.use_simplified_condition_embedding
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Move it."""
+        with quiet_libraries():  # diffusers warns that it keeps some layers in float32, of which it has none
+            self.model.to(device, dtype)  # pyright: ignore[reportArgumentType]
 
     def check_fit(self, unet: nn.Module) -> None:
         """InputError if it was made for another UNet than this."""
@@ -68,48 +81,37 @@ class SparseControl:
             if has != wants:
                 raise InputError(f"the SparseCtrl encoder was made for a UNet with {name} {has}, and this has {wants}")
 
-    def see(
-        self, prior: LatentPrior, given: Mapping[int, Tensor], shape: tuple[int, ...], scale: float = 1.0
-    ) -> Controlled:
-        """What it sees of a clip whose latents have `shape` (b, c, f, h, w).
+    def __call__(self, inputs: Inputs, condition: Condition) -> Inputs:
+        """What the UNet is given, with what the encoder adds; as it was where no frames are told."""
+        told = condition.extra.get(GIVEN_FRAMES)
+        if told is None:
+            return inputs
+        frames = inputs.frames
+        seen = as_clips(told.to(inputs.x_t), frames)  # (b, c + 1, f, H, W)
+        skips, middle = self.model(
+            as_clips(inputs.x_t, frames), inputs.t[::frames], encoder_hidden_states=inputs.tokens,
+            controlnet_cond=seen[:, :-1], conditioning_mask=seen[:, -1:], conditioning_scale=self.scale,
+            return_dict=False,
+        )  # fmt: skip
+        return inputs.with_residuals(tuple(skips), middle)
+
+    def told(self, prior: LatentPrior, given: Mapping[int, Tensor], shape: tuple[int, ...]) -> Tensor:
+        """What a condition holds of given frames under the name `GIVEN_FRAMES`: (f, c + 1, H, W), a row for each frame
+        of one clip; the last channel says which are given.
 
         Args:
             prior: whose autoencoder encodes the frames.
             given: pictures (3, H, W) in [0, 1] by the frame that they are of, from 0.
-            scale: of what the encoder adds.
+            shape: (b, c, f, h, w) of the clips' latents.
         """
         frames, (height, width) = shape[2], shape[3:]
         if not self.takes_latents:
             height, width = height * prior.vae_scale_factor, width * prior.vae_scale_factor
-        channels = shape[1] if self.takes_latents else 3
-        condition, mask = torch.zeros(1, channels, frames, height, width), torch.zeros(1, 1, frames, height, width)
+        rows = torch.zeros(frames, (shape[1] if self.takes_latents else 3) + 1, height, width)
         for index, picture in given.items():
             seen = prior.encode_images(picture[None].float()) if self.takes_latents else picture[None].float()
-            condition[:, :, index], mask[:, :, index] = seen.to(condition), 1.0
-        return Controlled(self.model, condition, mask, scale)
-
-
-@dataclass(frozen=True)
-class Controlled:
-    """The frames that an encoder sees: condition (1, c, f, h, w), mask (1, 1, f, h, w)."""
-
-    model: SparseControlNetModel
-    condition: Tensor
-    mask: Tensor
-    scale: float
-
-    def window(self, start: int, frames: int) -> Controlled:
-        """Some of the frames."""
-        part = slice(start, start + frames)
-        return replace(self, condition=self.condition[:, :, part], mask=self.mask[:, :, part])
-
-    def residuals(self, clips: Tensor, steps: Tensor, tokens: Tensor) -> dict[str, Any]:
-        """What is added within the UNet, as its arguments; clips (b, c, f, h, w), steps (b,), tokens (b f, n, d)."""
-        down, middle = self.model(
-            clips, steps, encoder_hidden_states=tokens, controlnet_cond=self.condition.to(clips),
-            conditioning_mask=self.mask.to(clips), conditioning_scale=self.scale, return_dict=False,
-        )  # fmt: skip
-        return {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
+            rows[index, :-1], rows[index, -1] = seen[0].to(rows), 1.0
+        return rows
 
 
 def _plain(value: Any) -> Any:
@@ -133,9 +135,13 @@ def read_sparse_control(path: str | Path, heads: int | None = None) -> SparseCon
     """
     path = Path(path).expanduser()
     if path.is_dir():
-        name = read_json(path / "config.json").get("_class_name", "model without a name")
+        config = read_json(path / "config.json")
+        name = config.get("_class_name", "model without a name")
         if name != "SparseControlNetModel":
             raise InputError(f"{path} holds a {name}, not a SparseCtrl encoder")
+        heads = config.get("num_attention_heads") or config.get("attention_head_dim", 8)
+        channels, groups = config.get("block_out_channels", CHANNELS), config.get("norm_num_groups", 32)
+        check_division(path / "config.json", channels, heads, groups)
         model = load_model(SparseControlNetModel, path, torch.float32)
         if (path / OURS).is_file() and facts_from(read_json(path / OURS), path / OURS).norms.motion == "frame":
             see_frames(model)
@@ -147,14 +153,14 @@ def read_sparse_control(path: str | Path, heads: int | None = None) -> SparseCon
     if start is None:
         raise InputError(f"{path} holds no SparseCtrl encoder: no tensor is named {LAST_NAME}")
     state = {name.removeprefix(start): value for name, value in state.items()}
-    windows = [value.shape[1] for name, value in state.items() if name.endswith((".pos_encoder.pe", ".pos_embed.pe"))]
     found = to_diffusers(state)
+    told = settings_in(path)
     try:
-        told = settings_in(path)
-        config = config_of(found, min(windows, default=32), heads or told.get("heads", 8))
+        config = config_of(found, window_of(state) or 32, heads or told.get("heads", 8))
         config |= {"norm_num_groups": told["groups"]} if "groups" in told else {}
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, IndexError) as error:
         raise InputError(f"{path} holds no complete SparseCtrl encoder: {error} is missing") from None
+    check_division(path, config["block_out_channels"], config["attention_head_dim"], config["norm_num_groups"])
     model, report, matched = built(SparseControlNetModel, config, found, f"{path} holds no complete SparseCtrl encoder")
     original = any("temporal_transformer" in name for name in state)
     if facts_from(told["facts"], path).norms.motion == "frame" if "facts" in told else original:

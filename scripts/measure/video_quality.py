@@ -22,17 +22,19 @@ from measure.suite import Suite
 from measure.zero123_quality import megabytes
 from torch import Tensor
 
+from core2d.adapters.lora import fuse
+from core2d.adapters.lora_files import read_lora
 from core2d.bundled.scores import pictures_of
 from core2d.media.pictures import image_grid, save_image, to_uint8
 from core2d.media.videos import write_video
 from core2d.prior.backbone import Backbone
+from core2d.prior.rows import as_clips, as_rows
 from core2d.toybox import world
 from core2d.toybox.captions import object_phrase
 from core2d.toybox.judge import CLIP_FRAMES, SIZE, load_motion_judge, load_picture_judge
 from core2d.toybox.scene import WHITE, moment, portrait
 from genvideo.animatediff.formats import read_motion
 from genvideo.animatediff.motion import MotionBackbone, fresh_motion
-from genvideo.animatediff.motion_lora import add_lora, read_lora
 from genvideo.animatediff.pipeline import AnimateDiff
 from genvideo.animatediff.windows import window_starts
 from genvideo.toybox.clip_scores import (
@@ -217,13 +219,14 @@ def lifted(assets: Path, seed: int) -> Numbers:
         for module in (flat.family.denoiser, motion):
             module.to(dtype)  # pyright: ignore
         flat.dtype = dtype
-        prior = MotionBackbone(flat, motion, CLIP_FRAMES)
+        prior = MotionBackbone(flat, motion)
         shape = (CLIP_FRAMES, flat.latent_channels, flat.latent_size, flat.latent_size)
         x_t = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
         condition = flat.encode_text(["a red mug spinning clockwise"])
         with torch.no_grad():
             apart = torch.cat([flat.network(frame[None], 500, condition) for frame in x_t])
-            numbers[name] = largest_difference(prior.network(x_t, 500, condition), apart)
+            together = prior.network(as_clips(x_t, CLIP_FRAMES), 500, condition)
+            numbers[name] = largest_difference(as_rows(together), apart)
     return numbers
 
 
@@ -245,7 +248,7 @@ def stock_pipeline(assets: Path) -> Any:
     """diffusers' AnimateDiffPipeline of the same weights, without a progress bar."""
     flat, modules = Backbone.load(assets / "toybox-sd"), read_motion(assets / "toybox-motion")
     for adapter, strength in modules.adapters.items():
-        add_lora(flat.family.denoiser, read_lora(adapter), strength)
+        fuse(flat.family.denoiser, read_lora(adapter), strength)
     parts: Any = flat.family.parts
     scheduler: Any = DDIMScheduler.from_config(flat.scheduler_config)
     made = AnimateDiffPipeline(

@@ -68,7 +68,7 @@ def items_of(assets: Path, seed: int) -> list[Item]:
 def drawn(assets: Path, wanted: Callable[[], Sequence[Case]]) -> tuple[Numbers, list[Record]]:
     """Scores of all views, and those of each object."""
     draw, judge, shown = NovelViews.from_pretrained(assets / "toybox-zero123"), judge_of(assets), list(wanted())
-    found = [draw(case.picture, case.views, num_inference_steps=STEPS) for case in shown]
+    found = [draw(case.picture, case.views, num_inference_steps=STEPS, seed=0).images for case in shown]
     return scored(found, shown, judge)
 
 
@@ -163,7 +163,7 @@ def write_pictures(assets: Path, seed: int, folder: Path) -> None:
     draw, shown = NovelViews.from_pretrained(assets / "toybox-zero123"), cases(seed)
     rows = []
     for case in (shown[i] for i in SHEET):
-        found = draw(case.picture, case.views[::2], num_inference_steps=STEPS)
+        found = draw(case.picture, case.views[::2], num_inference_steps=STEPS, seed=0).images
         rows += [torch.cat([case.picture[None], found]), torch.cat([torch.ones_like(case.picture)[None],
                                                                     case.truth[::2]])]  # fmt: skip
     save_image(folder / "zero123.png", image_grid(torch.cat(rows), len(rows[0])))

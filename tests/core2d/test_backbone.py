@@ -301,30 +301,30 @@ def test_a_view_is_one_more_token_after_the_text(with_camera):
     x_t, condition = some_latents(), with_camera.encode_text(["a red mug"])
     assert with_camera.has_camera_token
     cameras = views(0.5, 2.5)
-    seen = with_camera.predict(x_t, 500, condition, camera=cameras)
+    seen = with_camera.predict(x_t, 500, condition.seen_from(cameras))
     words = condition.expand(2).tokens  # (2, n, 16)
     tokens = torch.cat([words, with_camera.camera_token(camera_features(cameras), words)], dim=1)
     expected = with_camera.family.denoiser(x_t, 500, tokens).sample
     torch.testing.assert_close(seen.eps, expected, atol=1e-6, rtol=1e-6)
     assert not torch.allclose(seen.eps, with_camera.predict(x_t, 500, condition).eps, atol=1e-6)
-    one = with_camera.predict(x_t, 500, condition, camera=views(0.5))
+    one = with_camera.predict(x_t, 500, condition.seen_from(views(0.5)))
     torch.testing.assert_close(one.eps[0], seen.eps[0], atol=1e-6, rtol=1e-6)
 
 
 def test_the_unconditional_half_keeps_the_view(with_camera):
     x_t, cameras = some_latents(), views(0.5, 2.5)
     condition, unconditional = with_camera.encode_text(["a red mug"]), with_camera.encode_text([""])
-    guided = with_camera.predict_cfg(x_t, 500, condition, unconditional, 0.0, camera=cameras)
-    expected = with_camera.predict(x_t, 500, unconditional, camera=cameras)
+    guided = with_camera.predict_cfg(x_t, 500, condition.seen_from(cameras), unconditional, 0.0)
+    expected = with_camera.predict(x_t, 500, unconditional.seen_from(cameras))
     torch.testing.assert_close(guided.eps, expected.eps, atol=1e-5, rtol=1e-5)
 
 
 def test_a_view_is_refused_where_the_model_knows_none(backbones, with_camera):
     condition = backbones["sd1"].encode_text(["a dog"])
     with pytest.raises(InputError, match="no camera token"):
-        backbones["sd1"].predict(some_latents(), 5, condition, camera=views(0.5))
-    with pytest.raises(ValueError, match="3 cameras for 2 samples"):
-        with_camera.predict(some_latents(), 5, condition, camera=views(0.1, 0.2, 0.3))
+        backbones["sd1"].predict(some_latents(), 5, condition.seen_from(views(0.5)))
+    with pytest.raises(ValueError, match="3 conditions for 2 samples"):
+        with_camera.predict(some_latents(), 5, condition.seen_from(views(0.1, 0.2, 0.3)))
 
 
 def test_a_camera_token_is_saved_and_loaded(tmp_path: Path):

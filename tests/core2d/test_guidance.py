@@ -13,8 +13,9 @@ from core2d.app.errors import InputError
 from core2d.guidance import PerpNegDistillation, ScoreDistillation, ScoreDistillationConfig, TimeRange, ViewPrompts
 from core2d.guidance.base import loss_of
 from core2d.guidance.perp_neg import negative_weights, perpendicular
+from core2d.guidance.sds import Told
 from core2d.guidance.view_prompts import mix, view_weights, view_windows
-from core2d.prior.backbone import Backbone, Camera, Generators, Prior, rescale_contrast
+from core2d.prior.backbone import Backbone, Generators, Prior, rescale_contrast
 from core2d.prior.camera_token import camera_features
 from core2d.prior.cameras import Cameras, orbit
 from core2d.prior.condition import Condition
@@ -54,7 +55,6 @@ class ToyPrior(Prior):
         self.decoder = random(18, 108, seed=5) / 10
         self.of_text, self.of_view = random(4, 18, seed=2), random(5, 18, seed=3)
         self.conditions: list[Condition] = []
-        self.views: list[Camera | None] = []
 
     def encode_text(self, prompts: list[str]) -> Condition:
         return Condition(torch.stack([random(1, 4, seed=step_seed(*prompt.encode())) for prompt in prompts]))
@@ -65,15 +65,14 @@ class ToyPrior(Prior):
     def decode(self, latents: Tensor) -> Tensor:
         return (latents.flatten(1) @ self.decoder).view(-1, 3, 6, 6)
 
-    def network(self, x_t: Tensor, t: int | Tensor, condition: Condition, camera: Camera | None = None) -> Tensor:
+    def network(self, x_t: Tensor, t: int | Tensor, condition: Condition) -> Tensor:
         self.conditions.append(condition)
-        self.views.append(camera)
         alpha, sigma = self.schedule.alpha_sigma(t, x_t)
         length = (alpha**2 + sigma**2).sqrt()  # (b, 1, 1, 1)
         x0 = (alpha / length) * ((x_t / length).flatten(1) @ self.mixing).view_as(x_t)
         x0 = x0 + (condition.tokens[:, 0] @ self.of_text).view(-1, 2, 3, 3)
-        if camera is not None:
-            x0 = x0 + (camera_features(camera).double() @ self.of_view).view(-1, 2, 3, 3)
+        if condition.camera is not None:
+            x0 = x0 + (condition.camera.double() @ self.of_view).view(-1, 2, 3, 3)
         return self.schedule.output(self.schedule.prediction(x0, x_t, t, kind="sample"))
 
 
@@ -339,12 +338,12 @@ def test_the_camera_token_replaces_the_words_unless_words_are_asked_for():
     plain = prior.encode_text([""] * 3 + [PROMPT] * 3).tokens
     ScoreDistillation(prior)(images, PROMPT, cameras, 0)
     assert torch.equal(prior.conditions[-1].tokens, plain)
-    view = prior.views[-1]
-    assert isinstance(view, Tensor) and torch.equal(view, camera_features(cameras).repeat(2, 1))
+    view = prior.conditions[-1].camera
+    assert view is not None and torch.equal(view, camera_features(cameras).repeat(2, 1))
     ScoreDistillation(prior, ScoreDistillationConfig(views="words"))(images, PROMPT, cameras, 0)
-    assert prior.views[-1] is None and not torch.equal(prior.conditions[-1].tokens, plain)
+    assert prior.conditions[-1].camera is None and not torch.equal(prior.conditions[-1].tokens, plain)
     ScoreDistillation(prior)(images, PROMPT, None, 0)  # a picture: neither
-    assert prior.views[-1] is None and torch.equal(prior.conditions[-1].tokens, plain)
+    assert prior.conditions[-1].camera is None and torch.equal(prior.conditions[-1].tokens, plain)
 
 
 # -- Perp-Neg -----------------------------------------------------------------------------------------------
@@ -394,7 +393,7 @@ def test_perp_neg_is_its_formula():
     prior, x_t, t = ToyPrior(), random(1, 2, 3, 3), torch.tensor([600])
     cameras = some_cameras(30)
     guidance = PerpNegDistillation(prior, ScoreDistillationConfig(guidance_scale=6))
-    found = guidance.predict(x_t, t, PROMPT, cameras).eps
+    found = guidance.predict(x_t, t, Told(PROMPT, torch.zeros(1, 3, 6, 6), cameras)).eps
 
     def ask(condition: Condition) -> Tensor:
         return prior.predict(x_t, t, condition).eps.flatten()

@@ -110,9 +110,9 @@ def test_a_camera_keeps_the_nearest_view_of_the_selection():
     wanted = SimpleNamespace(
         azimuth=torch.tensor([0.2, 3.0, 0.2]), elevation=torch.zeros(3), radius=torch.full((3,), 2.0)
     )
-    with_text = oracle.predict(x_t, 700, oracle.encode_text(["mug"]), camera=wanted)
+    with_text = oracle.predict(x_t, 700, oracle.encode_text(["mug"]).seen_from(wanted))
     torch.testing.assert_close(with_text.x0, latents[[0, 1, 0]])
-    anything = oracle.predict(x_t, 700, oracle.encode_text([""]), camera=wanted)
+    anything = oracle.predict(x_t, 700, oracle.encode_text([""]).seen_from(wanted))
     torch.testing.assert_close(anything.x0, latents[[2, 1, 2]])
     assert oracle.has_camera_token
 
@@ -125,7 +125,7 @@ def test_what_it_cannot_know_is_refused():
         OracleBackbone(latents, CAPTIONS).encode_text(["a dragon"])
     oracle = OracleBackbone(latents)
     with pytest.raises(InputError, match="no cameras"):
-        oracle.predict(latents, 10, oracle.encode_text([""]), camera=torch.zeros(4, 5))
+        oracle.predict(latents, 10, oracle.encode_text([""]).seen_from(torch.zeros(4, 5)))
     with pytest.raises(ValueError, match="1 captions for 4 latents"):
         OracleBackbone(latents, ["a mug"])
 

@@ -168,7 +168,7 @@ def test_exact_scores_rebuild_a_known_object(tmp_path: Path) -> None:
     pictures = torch.from_numpy(render(scenes).rgb).movedim(-1, 1) * 2 - 1
     view = [[s.view.azimuth, s.view.elevation, s.view.radius] for s in scenes]
     azimuth, elevation, radius = torch.tensor(view).T
-    oracle = OracleBackbone(pictures, captions, orbit(azimuth, elevation, radius), select=str.__eq__)
+    oracle = OracleBackbone(pictures, captions, orbit(azimuth, elevation, radius), select=str.__eq__, world="toybox")
     config = DreamFusionConfig(steps=300)
     task = DreamFusionTask(Model(0), oracle, "a red chair", config)
     result = train(task, training_recipe(config, 0), tmp_path)

@@ -135,7 +135,7 @@ def test_guidance_takes_zeros_for_both(model: Zero123, picture: torch.Tensor):
     """Not the projection of zeros, which has a bias, and not the latent of a white picture."""
     condition = model.condition(model.see(picture[None]), orbit_views(3))
     without = nothing(condition)
-    assert without.latents is not None and not without.latents.any() and not without.tokens.any()
+    assert without.channels is not None and not without.channels.any() and not without.tokens.any()
     x_t, t = torch.randn(3, 4, 8, 8), torch.tensor([5, 500, 900])
     zeros = torch.zeros_like(x_t)
     unet = model.parts.unet
@@ -159,8 +159,10 @@ def test_what_it_cannot_be_told_is_refused(model: Zero123, picture: torch.Tensor
     condition = model.condition(model.see(picture[None]), orbit_views(1))
     with pytest.raises(InputError, match="by a picture"):
         model.encode_text(["a mug"])
-    with pytest.raises(InputError, match="condition holds the view"):
-        model.network(torch.zeros(1, 4, 8, 8), 1, condition, camera=torch.zeros(1, 5))
+    with pytest.raises(InputError, match="no camera token"):
+        model.network(torch.zeros(1, 4, 8, 8), 1, condition.seen_from(torch.zeros(1, 5)))
+    with pytest.raises(ValueError, match="channels"):
+        model.network(torch.zeros(1, 4, 8, 8), 1, replace(condition, channels=None))
     with pytest.raises(ValueError, match=r"\(2, 3\)"):
         model.condition(model.see(picture[None]), torch.zeros(2, 3))
     with pytest.raises(ValueError, match=r"\(3, 16, 16\)"):
@@ -171,7 +173,11 @@ def test_what_it_cannot_be_told_is_refused(model: Zero123, picture: torch.Tensor
 
 
 def test_a_view_does_not_depend_on_those_beside_it(model: Zero123, picture: torch.Tensor):
-    draw, views = NovelViews(model), orbit_views(5)
+    pipeline, views = NovelViews(model), orbit_views(5)
+
+    def draw(*given: Any, **settings: Any) -> torch.Tensor:
+        return pipeline(*given, **settings).images
+
     together = draw(picture, views, num_inference_steps=3, seed=7)
     apart = draw(picture, views, num_inference_steps=3, seed=7, batch_size=2)
     torch.testing.assert_close(together, apart, atol=1e-5, rtol=1e-5)

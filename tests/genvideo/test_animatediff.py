@@ -1,5 +1,6 @@
 """AnimateDiff: clips from text, equal to those of diffusers' pipeline, and what it adds."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ from diffusers.models.unets.unet_motion_model import MotionAdapter
 from diffusers.pipelines.animatediff.pipeline_animatediff import AnimateDiffPipeline
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
+from core2d.adapters.lora import Lora, LowRank
+from core2d.adapters.lora_files import write_lora
 from core2d.app.errors import InputError
+from core2d.app.outputs import write_json
 from core2d.prior.backbone import Backbone
 from genvideo.animatediff.formats import ADAPTER, Facts, write_motion
-from genvideo.animatediff.motion import MotionBackbone, as_rows, inflate
-from genvideo.animatediff.motion_lora import Lora, write_lora
+from genvideo.animatediff.motion import MotionBackbone, inflate
 from genvideo.animatediff.pipeline import PUBLISHED_SCHEDULE, AnimateDiff
 
 
@@ -60,13 +63,15 @@ def test_contrast_is_rescaled_over_a_whole_clip(pipeline: AnimateDiff, monkeypat
     torch.testing.assert_close(found, pipeline(["a red mug", "a car"], guidance_scale=1, **settings).frames)
 
 
-def test_what_a_failing_callback_leaves(pipeline: AnimateDiff):
-    def fail(*_: Any) -> None:
+def test_a_callback_gets_the_pipeline_and_may_stop_it(pipeline: AnimateDiff):
+    def fail(of: AnimateDiff, step: int, _t: Any, tensors: dict[str, torch.Tensor]) -> None:
+        assert of is pipeline and step == 0 and tensors["latents"].shape[:3] == (1, 4, 4)
         raise KeyboardInterrupt
 
+    before = dict(vars(pipeline.prior))
     with pytest.raises(KeyboardInterrupt):
         pipeline("a red mug", num_frames=4, num_inference_steps=2, callback_on_step_end=fail)
-    assert pipeline.prior.control is None
+    assert vars(pipeline.prior) == before  # nothing is left on it
 
 
 def test_a_clip_does_not_depend_on_those_beside_it(pipeline: AnimateDiff):
@@ -126,13 +131,13 @@ def test_how_noisy_a_clip_begins(pipeline: AnimateDiff, monkeypatch: pytest.Monk
     clean = pipeline.prior.encode_clips(video.transpose(0, 1)[None])
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(5))
 
-    def note(step: int, t: torch.Tensor, tensors: dict) -> None:
+    def note(_pipeline: AnimateDiff, step: int, t: torch.Tensor, tensors: dict) -> None:
         seen.append((step, int(t)))
 
     whole = pipeline.prior.network
 
     def network(x_t: torch.Tensor, t: Any, *others: Any) -> torch.Tensor:
-        inputs.append((x_t[:4].clone(), int(torch.as_tensor(t).flatten()[0])))
+        inputs.append((x_t[:1].clone(), int(torch.as_tensor(t).flatten()[0])))
         return whole(x_t, t, *others)
 
     monkeypatch.setattr(pipeline.prior, "network", network)
@@ -143,7 +148,7 @@ def test_how_noisy_a_clip_begins(pipeline: AnimateDiff, monkeypatch: pytest.Monk
                  callback_on_step_end=note)  # fmt: skip
         assert [step for step, _ in seen] == [7, 8, 9], solver
         found, t = inputs[0]
-        expected = pipeline.prior.add_noise(as_rows(clean), as_rows(noise), t)
+        expected = pipeline.prior.add_noise(clean, noise, t)
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
@@ -153,7 +158,8 @@ def test_modules_bring_the_noise_and_the_adapter_that_they_learned_with(
     write_motion(tmp_path / "motion", motion, facts=Facts(takes_frames=True, shared_noise=0.75))
     layer = "down_blocks.0.motion_modules.0.transformer_blocks.0.attn1.to_q"
     width = motion.config["block_out_channels"][0]
-    write_lora(tmp_path / "motion" / ADAPTER, Lora({layer: (torch.ones(1, width), torch.full((width, 1), 0.5))}))
+    change = LowRank(torch.ones(1, width), torch.full((width, 1), 0.5))
+    write_lora(tmp_path / "motion" / ADAPTER, Lora({"unet": {layer: change}}))
     plain = Backbone.load(tiny_folder("sd1"))
     pipeline = AnimateDiff.from_pretrained(tiny_folder("sd1"), tmp_path / "motion")
     unets = pipeline.prior.unet, inflate(plain.family.denoiser, motion)
@@ -172,12 +178,22 @@ def test_published_modules_bring_their_own_schedule(
 ):
     write_motion(tmp_path / "ours", motion)
     motion.save_pretrained(tmp_path / "theirs")
-    ours = AnimateDiff.from_pretrained(tiny_folder("sd1"), tmp_path / "ours")
-    theirs = AnimateDiff.from_pretrained(tiny_folder("sd1"), tmp_path / "theirs")
+    shutil.copytree(tiny_folder("sd1"), tmp_path / "odd")
+    odd = {"_class_name": "DDIMScheduler", "beta_schedule": "scaled_linear", "set_alpha_to_one": False,
+           "timestep_spacing": "trailing", "rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}  # fmt: skip
+    write_json(tmp_path / "odd" / "scheduler" / "scheduler_config.json", odd)
+    ours = AnimateDiff.from_pretrained(tmp_path / "odd", tmp_path / "ours")
+    theirs = AnimateDiff.from_pretrained(tmp_path / "odd", tmp_path / "theirs")
     assert ours.scheduler.config["beta_schedule"] == "scaled_linear"
     settings = {name: value for name, value in PUBLISHED_SCHEDULE.items() if name != "_class_name"}
     assert type(theirs.scheduler).__name__ == PUBLISHED_SCHEDULE["_class_name"]
     assert {name: theirs.scheduler.config[name] for name in settings} == settings
+    of_authors: Any = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "linear", "steps_offset": 1,
+                       "clip_sample": False}  # fmt: skip
+    made: Any = DDIMScheduler(**of_authors)  # as their code makes it, whatever the backbone's config says
+    expected = dict(made.config) | {"prediction_type": "v_prediction"}  # but for what the backbone itself predicts
+    assert {name: theirs.scheduler.config[name] for name in made.config} == expected
+    assert theirs.scheduler.final_alpha_cumprod == 1 != ours.scheduler.final_alpha_cumprod  # pyright: ignore
     assert theirs.prior.schedule.alphas_cumprod is not None
     betas = 1 - theirs.prior.schedule.alphas_cumprod[0]
     torch.testing.assert_close(betas, torch.tensor(0.00085, dtype=torch.float64))

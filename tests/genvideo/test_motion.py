@@ -9,11 +9,11 @@ from diffusers.models.unets.unet_motion_model import MotionAdapter, UNetMotionMo
 from core2d.app.errors import InputError
 from core2d.files.manifests import UNET_CONFIGS
 from core2d.prior.backbone import Backbone
+from core2d.prior.condition import Condition
+from core2d.prior.rows import as_clips, as_rows
 from genvideo.animatediff.formats import Norms
 from genvideo.animatediff.motion import (
     MotionBackbone,
-    as_clips,
-    as_rows,
     deflate,
     fresh_motion,
     inflate,
@@ -31,40 +31,49 @@ def frames(flat: Backbone, clips: int, count: int, seed: int = 0):
     return rows, times, flat.encode_text(words).repeat_interleave(count)
 
 
+def over_clips(
+    lifted: MotionBackbone, rows: torch.Tensor, times: torch.Tensor, words: Condition, count: int
+) -> torch.Tensor:
+    """The output (b f, c, h, w) for rows that are the frames of clips."""
+    return as_rows(lifted.network(as_clips(rows, count), times[::count], words))
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
 @pytest.mark.parametrize("mid_block", [True, False])
 def test_a_fresh_clip_is_the_2d_model_frame_by_frame(tiny_folder, dtype, tolerance, mid_block):
     flat = Backbone.load(tiny_folder("sd1"), dtype=dtype)
-    lifted = MotionBackbone(flat, fresh_motion(flat.family.denoiser, heads=2, mid_block=mid_block), frames=5)
+    lifted = MotionBackbone(flat, fresh_motion(flat.family.denoiser, heads=2, mid_block=mid_block))
     rows, times, words = frames(flat, 2, 5)
     assert lifted.unet.dtype == dtype
     torch.testing.assert_close(
-        lifted.network(rows, times, words), flat.network(rows, times, words), atol=tolerance, rtol=0
+        over_clips(lifted, rows, times, words, 5), flat.network(rows, times, words), atol=tolerance, rtol=0
     )
 
 
 def test_the_bundled_prior_too():
     flat = Backbone.load("toybox-sd")
-    lifted = MotionBackbone(flat, fresh_motion(flat.family.denoiser, heads=4), frames=16)
+    lifted = MotionBackbone(flat, fresh_motion(flat.family.denoiser, heads=4))
     rows, times, words = frames(flat, 1, 16)
-    torch.testing.assert_close(lifted.network(rows, times, words), flat.network(rows, times, words), atol=1e-5, rtol=0)
+    clips = over_clips(lifted, rows, times, words, 16)
+    torch.testing.assert_close(clips, flat.network(rows, times, words), atol=1e-5, rtol=0)
 
 
 def test_what_has_learned_sees_other_frames_of_its_own_clip_only(flat: Backbone, motion: MotionAdapter):
-    lifted = MotionBackbone(flat, motion, frames=4)
+    lifted = MotionBackbone(flat, motion)
     rows, times, words = frames(flat, 2, 4)
-    before = lifted.network(rows, times, words)
+    before = over_clips(lifted, rows, times, words, 4)
     rows[1] += 1  # a frame of the first clip
-    change = (lifted.network(rows, times, words) - before).abs().amax(dim=(1, 2, 3))
+    change = (over_clips(lifted, rows, times, words, 4) - before).abs().amax(dim=(1, 2, 3))
     assert (change[:4] > 1e-4).all() and (change[4:] == 0).all()
 
 
 def test_it_computes_what_diffusers_computes(flat: Backbone, motion: MotionAdapter):
-    lifted = MotionBackbone(flat, motion, frames=4)
+    lifted = MotionBackbone(flat, motion)
     stock: Any = UNetMotionModel.from_unet2d(flat.family.denoiser, motion)
     rows, times, words = frames(flat, 2, 4)
     expected = stock(as_clips(rows, 4), times[::4], encoder_hidden_states=words.tokens).sample
-    assert torch.equal(lifted.network(rows, times, words), as_rows(expected))
+    assert torch.equal(lifted.network(as_clips(rows, 4), times[::4], words), expected)
+    assert torch.equal(lifted.network(as_clips(rows, 4), times[::4], words[[0, 4]]), expected)  # a row a clip, too
 
 
 def test_rows_and_clips_are_each_others_inverse():
@@ -111,9 +120,9 @@ def test_norms_of_the_original_code_are_honoured(flat: Backbone, motion: MotionA
     """Each choice is another function, and for clips of one frame there is nothing to choose."""
     rows, times, words = frames(flat, 1, 4)
     kinds = [Norms(), Norms("frame", "frame"), Norms("frame", "clip")]
-    found = [MotionBackbone(flat, motion, 4, norms).network(rows, times, words) for norms in kinds]
+    found = [over_clips(MotionBackbone(flat, motion, norms), rows, times, words, 4) for norms in kinds]
     assert (found[0] - found[1]).abs().max() > 1e-4 and (found[1] - found[2]).abs().max() > 1e-4
-    found = [MotionBackbone(flat, motion, 1, norms).network(rows, times, words) for norms in kinds]
+    found = [over_clips(MotionBackbone(flat, motion, norms), rows, times, words, 1) for norms in kinds]
     for other in found[1:]:
         torch.testing.assert_close(other, found[0], atol=1e-5, rtol=1e-5)
 
@@ -131,12 +140,14 @@ def test_published_sizes():
 
 
 def test_what_does_not_fit_is_one_clear_error(flat: Backbone, motion: MotionAdapter, tiny_folder):
-    lifted = MotionBackbone(flat, motion, frames=3)
-    rows, times, words = frames(flat, 1, 4)
-    with pytest.raises(ValueError, match="4 frames in clips of 3"):
-        lifted.network(rows, times, words)
+    lifted = MotionBackbone(flat, motion)
+    rows, times, words = frames(flat, 1, lifted.window + 1)
+    with pytest.raises(ValueError, match=rf"clips of {lifted.window + 1} frames: .* up to {lifted.window}"):
+        over_clips(lifted, rows, times, words, lifted.window + 1)
     with pytest.raises(InputError, match="in words"):
-        lifted.predict(rows[:3], 5, words[:3], camera=torch.zeros(1, 5))
+        lifted.predict(as_clips(rows[:3], 3), 5, words[:1].seen_from(torch.zeros(1, 5)))
+    with pytest.raises(ValueError, match="2 conditions"):
+        lifted.predict(as_clips(rows[:3], 3), 5, words[:2])
     with pytest.raises(InputError, match=r"blocks of \(320, 640, 1280, 1280\) channels, not of \(8, 16\)"):
         with torch.device("meta"):
             full_size = MotionAdapter()

@@ -1,7 +1,10 @@
 """Published motion modules, there and back, in both key styles."""
 
+import json
 import pickle
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from core2d.app.errors import InputError
 from core2d.files.manifests import UNET_CONFIGS
 from core2d.prior.backbone import Backbone
+from genvideo.__main__ import main
 from genvideo.animatediff.formats import Facts, Norms, config_of, read_motion, to_diffusers, to_original, write_motion
 from genvideo.animatediff.motion import MotionBackbone, fresh_motion
 
@@ -106,6 +110,105 @@ def test_the_first_version_is_known_by_its_encoding(flat: Backbone, tmp_path: Pa
     assert MotionBackbone(flat, found["v1"].motion, norms=found["v1"].facts.norms).window == 24
 
 
+def without_encodings(path: Path, motion: MotionAdapter) -> Path:
+    """As the authors' code writes it today: its positional encodings are no part of what is saved."""
+    save_file({name: value.contiguous() for name, value in to_original(motion).items() if ".pe" not in name}, path)
+    return path
+
+
+def test_where_no_encoding_tells_v1_from_v3_it_is_asked_for(flat: Backbone, tmp_path: Path):
+    torch.manual_seed(1)
+    made = fresh_motion(flat.family.denoiser, heads=2, window=24, mid_block=False)
+    for parameter in made.parameters():
+        parameter.data.add_(0.2 * torch.randn_like(parameter))
+    known, file = (
+        of_others(tmp_path / "known.safetensors", made),
+        without_encodings(tmp_path / "today.safetensors", made),
+    )
+    with pytest.raises(InputError, match=r"no positional encodings, .*--motion-version v1 or --motion-version v3"):
+        read_motion(file, heads=2)
+    expected, first = read_motion(known, heads=2), read_motion(file, heads=2, motion_version="v1")
+    assert first.facts == expected.facts == Facts(Norms("frame", "clip"), "published")
+    assert same(first.motion, expected.motion) and first.motion.config == expected.motion.config
+    clip, words = torch.randn(1, 4, 3, 8, 8), flat.encode_text(["a red mug"])
+    third = read_motion(file, heads=2, motion_version="v3")
+    assert third.facts == Facts(Norms("frame", "frame"), "published")
+    assert third.motion.config["motion_max_seq_length"] == 32
+    shown = [MotionBackbone(flat, one.motion, one.facts.norms).network(clip, 500, words)
+             for one in (expected, first, third)]  # fmt: skip
+    assert torch.equal(shown[0], shown[1]) and (shown[2] - shown[0]).abs().max() > 1e-2
+
+
+def test_a_version_is_not_guessed_and_not_believed_against_the_file(flat: Backbone, tmp_path: Path):
+    modules = {mid: fresh_motion(flat.family.denoiser, heads=2, window=32, mid_block=mid) for mid in (False, True)}
+    second = without_encodings(tmp_path / "v2.safetensors", modules[True])
+    found = read_motion(second, heads=2)  # the module in the middle tells
+    assert found.facts.norms == Norms("frame", "frame") and found.motion.config["motion_max_seq_length"] == 32
+    odd = of_others(tmp_path / "odd.safetensors", fresh_motion(flat.family.denoiser, 2, 48, mid_block=False))
+    modules[False].save_pretrained(tmp_path / "theirs")
+    write_motion(tmp_path / "ours", modules[True])
+    write_motion(tmp_path / "ours.safetensors", modules[True], "original")
+    cases: tuple[tuple[Path, Any, str], ...] = (
+        (odd, None, "positional encodings of 48 frames, and may be AnimateDiff v1 or v3"),
+        (second, "v1", "has a motion module in the middle block, and AnimateDiff v1 has none"),
+        (tmp_path / "theirs", "v2", "has no motion module in the middle block, and AnimateDiff v2 has one"),
+        (tmp_path / "ours", "v2", "says itself how its motion modules are run: leave out --motion-version"),
+        (tmp_path / "ours.safetensors", "v2", "says itself how"),
+    )
+    for path, version, words in cases:
+        with pytest.raises(InputError, match=words):
+            read_motion(path, motion_version=version)
+    assert read_motion(odd, heads=2, motion_version="v1").motion.config["motion_max_seq_length"] == 48
+    # A converted v1 whose config says 32, as diffusers' script writes where it is told nothing.
+    assert read_motion(tmp_path / "theirs", motion_version="v1").facts == Facts(Norms("frame", "clip"), "published")
+    assert read_motion(tmp_path / "theirs", motion_version="v3").facts == read_motion(tmp_path / "theirs").facts
+
+
+def test_the_command_asks_for_the_version_and_takes_it(
+    tiny_folder: Callable[..., Path], flat: Backbone, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    motion = fresh_motion(flat.family.denoiser, heads=8, window=24, mid_block=False)
+    file = without_encodings(tmp_path / "mm.safetensors", motion)
+    words = ["text-to-video", "a red mug", "--model", tiny_folder("sd1"), "--motion", file, "--steps", 1,
+             "--frames", 2, "-o", tmp_path / "new" / "mug.apng"]  # fmt: skip
+    with pytest.raises(SystemExit) as stop:
+        main([*map(str, words)])
+    assert stop.value.code == 2 and "--motion-version v1 or --motion-version v3" in capfd.readouterr().err
+    assert not (tmp_path / "new").exists()
+    main([*map(str, words), "--motion-version", "v1"])
+    assert (tmp_path / "new" / "mug.apng").is_file()
+
+
+NONSENSE = [{"heads": 0}, {"heads": -2}, {"heads": "2"}, {"heads": 3}, {"heads": 2.0}, {"heads": True}, {"groups": 0},
+            {"groups": 3}, {"groups": None}, {"groups": [2]}, {"heads": 10**30}]  # fmt: skip
+
+
+@pytest.mark.parametrize("said", NONSENSE)
+def test_heads_and_groups_that_cannot_be_are_one_clear_error(motion: MotionAdapter, tmp_path: Path, said: dict):
+    (name, value), names = *said.items(), {"heads": "num_attention_heads", "groups": "norm_num_groups"}
+    state = {name: tensor.contiguous() for name, tensor in to_original(motion).items()}
+    save_file(
+        state, tmp_path / "a.safetensors", metadata={"liftkit_settings": json.dumps({"heads": 2, "groups": 4} | said)}
+    )
+    write_motion(tmp_path / "folder", motion)
+    config = json.loads((tmp_path / "folder" / "config.json").read_text()) | {f"motion_{names[name]}": value}
+    (tmp_path / "folder" / "config.json").write_text(json.dumps(config))
+    for path in (tmp_path / "a.safetensors", tmp_path / "folder"):
+        with pytest.raises(
+            InputError, match=r"is to have .* (heads|groups) of .* channels cannot be divided"
+        ) as raised:
+            read_motion(path)
+        assert "\n" not in str(raised.value) and repr(value) in str(raised.value)
+
+
+@pytest.mark.parametrize("said", ["{", "[1]", "3"])
+def test_settings_that_cannot_be_read_are_not_passed_over(motion: MotionAdapter, tmp_path: Path, said: str):
+    state = {name: tensor.contiguous() for name, tensor in to_original(motion).items()}
+    save_file(state, tmp_path / "a.safetensors", metadata={"liftkit_settings": said})
+    with pytest.raises(InputError, match="liftkit_settings that are no JSON object"):
+        read_motion(tmp_path / "a.safetensors", heads=2)
+
+
 @pytest.mark.parametrize(("window", "mid_block"), [(24, False), (32, True)])
 def test_what_modules_compute_survives_every_way_of_writing_them(
     flat: Backbone, tmp_path: Path, window: int, mid_block: bool
@@ -117,18 +220,18 @@ def test_what_modules_compute_survives_every_way_of_writing_them(
         parameter.data.add_(0.2 * torch.randn_like(parameter))
     write_motion(tmp_path / "ours.safetensors", made, "original")
     of_others(tmp_path / "theirs.safetensors", made)
-    clip, words = torch.randn(3, 4, 8, 8), flat.encode_text(["a red mug"])
+    clip, words = torch.randn(1, 4, 3, 8, 8), flat.encode_text(["a red mug"])
     shown = {}
     for name in ("ours", "theirs"):
         first = read_motion(tmp_path / f"{name}.safetensors", heads=2)
         write_motion(tmp_path / f"{name}-folder", first.motion, facts=first.facts)
         write_motion(tmp_path / f"{name}-again.safetensors", first.motion, "original", first.facts)
         files = [first, *(read_motion(tmp_path / f"{name}-{rest}") for rest in ("folder", "again.safetensors"))]
-        shown[name] = [MotionBackbone(flat, one.motion, 3, one.facts.norms).network(clip, 500, words) for one in files]
+        shown[name] = [MotionBackbone(flat, one.motion, one.facts.norms).network(clip, 500, words) for one in files]
         assert all(torch.equal(one, shown[name][0]) for one in shown[name])
         assert all(one.facts == first.facts for one in files)
     assert (shown["ours"][0] - shown["theirs"][0]).abs().max() > 1e-3  # they were trained under other norms
-    ours = MotionBackbone(flat, made, 3).network(clip, 500, words)
+    ours = MotionBackbone(flat, made).network(clip, 500, words)
     torch.testing.assert_close(shown["ours"][0], ours, atol=1e-6, rtol=1e-6)
 
 

@@ -1,17 +1,25 @@
-"""MotionLoRA and domain adapter: read, written and added in every key style, and nothing of them left out silently."""
+"""MotionLoRA and domain adapter: read, written and fused in every key style, and nothing of them left out silently."""
 
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 from diffusers.models.unets.unet_motion_model import MotionAdapter, UNetMotionModel
+from diffusers.pipelines.animatediff.pipeline_animatediff import AnimateDiffPipeline
+from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import Tensor
 
+from core2d.adapters.lora import Lora, LowRank, fuse, go_on_from, lora_of
+from core2d.adapters.lora_files import write_lora
 from core2d.app.errors import InputError
 from core2d.prior.backbone import Backbone
+from genvideo.animatediff.formats import write_motion
 from genvideo.animatediff.motion import inflate
-from genvideo.animatediff.motion_lora import Lora, add_lora, go_on_from, lora_of, read_lora, write_lora
+from genvideo.animatediff.motion_lora import kind_of, read_motion_lora, write_motion_lora
+from genvideo.animatediff.pipeline import AnimateDiff
 from genvideo.animatediff.task import domain_adapter, motion_lora
 
 ATTENTION = "down_blocks.0.motion_modules.0.transformer_blocks.0.attn1"
@@ -49,18 +57,23 @@ def factors(width: int, rank: int = 2) -> tuple[Tensor, Tensor]:
     return torch.randn(rank, width, generator=generator), torch.randn(width, rank, generator=generator)
 
 
-@pytest.mark.parametrize("style", ["original", "diffusers"])
-def test_what_was_trained_is_what_is_read_and_added(trained, unet: UNetMotionModel, tmp_path: Path, style):
+@pytest.mark.parametrize("style", ["original", "diffusers", "kohya"])
+def test_what_was_trained_is_what_is_read_and_fused(trained, unet: UNetMotionModel, tmp_path: Path, style):
     learned, name = trained
     before = output_of(unet)
     lora = lora_of(learned, name)
-    assert lora.kind == {"motion_lora": "MotionLoRA", "domain_adapter": "domain adapter"}[name]
-    write_lora(tmp_path / "lora.safetensors", lora, style)
-    read = read_lora(tmp_path / "lora.safetensors")
-    assert read.kind == lora.kind and read.layers.keys() == lora.layers.keys()
-    for key, halves in lora.layers.items():
-        assert all(torch.equal(a, b) for a, b in zip(halves, read.layers[key], strict=True))
-    after = output_of(add_lora(unet, read))
+    assert kind_of(lora) == {"motion_lora": "MotionLoRA", "domain_adapter": "domain adapter"}[name]
+    if style == "original":
+        write_motion_lora(tmp_path / "lora.safetensors", lora)
+    else:
+        write_lora(tmp_path / "lora.safetensors", lora, style)
+    read = read_motion_lora(tmp_path / "lora.safetensors")
+    assert kind_of(read) == kind_of(lora) and read.unet.keys() == lora.unet.keys()
+    for key, change in lora.unet.items():
+        assert torch.equal(change.down, read.unet[key].down) and torch.equal(change.up, read.unet[key].up)
+        assert change.scale == read.unet[key].scale == 1
+    fuse(unet, read)
+    after = output_of(unet)
     torch.testing.assert_close(after, output_of(learned), atol=2e-4, rtol=1e-4)
     assert (after - before).abs().max() > 1e-2
 
@@ -85,54 +98,96 @@ def test_every_published_style_is_the_same_change(unet: UNetMotionModel, tmp_pat
     }
     for style, (start, a, b) in styles.items():
         save_file({start + a: down, start + b: up}, tmp_path / f"{style}.safetensors")
-        found = read_lora(tmp_path / f"{style}.safetensors")
-        assert list(found.layers) == [f"{ATTENTION}.to_out.0"], style
-        assert all(torch.equal(a, b) for a, b in zip(found.layers[f"{ATTENTION}.to_out.0"], (down, up), strict=True))
+        found = read_motion_lora(tmp_path / f"{style}.safetensors").unet
+        assert list(found) == [f"{ATTENTION}.to_out.0"], style
+        change = found[f"{ATTENTION}.to_out.0"]
+        assert torch.equal(change.down, down) and torch.equal(change.up, up) and change.scale == 1
     torch.save({"state_dict": {styles["authors"][0] + "down.weight": down, styles["authors"][0] + "up.weight": up}},
                tmp_path / "zoom.ckpt")  # fmt: skip
-    assert list(read_lora(tmp_path / "zoom.ckpt").layers) == [f"{ATTENTION}.to_out.0"]
+    assert list(read_motion_lora(tmp_path / "zoom.ckpt").unet) == [f"{ATTENTION}.to_out.0"]
 
 
-def test_strength_and_alpha(unet: UNetMotionModel, tmp_path: Path):
-    width = unet.config["block_out_channels"][0]
-    down, up = factors(width)
-    start = f"unet.{ATTENTION}.to_q."
-    save_file({f"{start}lora_A.weight": down, f"{start}lora_B.weight": up, f"{start}alpha": torch.tensor(4.0)},
-              tmp_path / "a.safetensors")  # fmt: skip
-    name = f"{ATTENTION}.to_q.weight"
-    before = unet.state_dict()[name].clone()
-    add_lora(unet, read_lora(tmp_path / "a.safetensors"), 0.5)
-    torch.testing.assert_close(unet.state_dict()[name], before + 0.5 * (4.0 / 2) * up @ down)
+@pytest.mark.parametrize("settings", [{"r": 4, "lora_alpha": 16},
+                                      {"r": 4, "lora_alpha": 16, "rank_pattern": {"to_q": 2},
+                                       "alpha_pattern": {"attn2.*": 3}}])  # fmt: skip
+def test_an_alpha_in_the_metadata_counts_as_in_stock_diffusers(
+    flat: Backbone, motion: MotionAdapter, tiny_models: ModuleType, tmp_path: Path, settings: dict
+):
+    """Of files that `AnimateDiffPipeline.save_lora_weights` writes of layers with an alpha of their own."""
+
+    def fresh() -> Any:
+        parts: Any = flat.family.parts
+        return AnimateDiffPipeline(flat.vae, parts["text_encoder"], parts["tokenizer"], parts["unet"], motion,
+                                   tiny_models.sd1().scheduler)  # fmt: skip
+
+    learned = fresh()
+    config = LoraConfig(target_modules=r".*motion_modules.*\.(to_q|to_k|to_out\.0)", **settings)
+    learned.unet.add_adapter(config, "learned")
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in learned.unet.named_parameters():
+            if "lora_" in name:
+                parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    layers = get_peft_model_state_dict(learned.unet, adapter_name="learned")
+    learned.save_lora_weights(tmp_path, layers, weight_name="lora.safetensors",
+                              unet_lora_adapter_metadata=learned.unet.peft_config["learned"].to_dict())  # fmt: skip
+    stock = fresh()
+    before = {name: value.clone() for name, value in stock.unet.state_dict().items()}
+    stock.load_lora_weights(tmp_path, weight_name="lora.safetensors")
+    stock.fuse_lora(components=["unet"])
+    stock.unload_lora_weights()
+    here = inflate(flat.family.denoiser, motion)
+    lora = read_motion_lora(tmp_path / "lora.safetensors")
+    fuse(here, lora)
+    expected, found = stock.unet.state_dict(), here.state_dict()
+    assert found.keys() == expected.keys()
+    for name, value in found.items():
+        torch.testing.assert_close(value, expected[name], atol=1e-6, rtol=1e-6, msg=name)
+    assert sum(not torch.equal(value, before[name]) for name, value in found.items()) == len(lora.unet)
+    assert {change.scale for change in lora.unet.values()} == ({4.0} if len(settings) == 2 else {4.0, 8.0, 0.75, 1.5})
 
 
-@pytest.mark.parametrize(
-    ("state", "words"),
-    [
-        ({}, "holds no tensors"),
-        ({f"unet.{ATTENTION}.to_q.lora.down.weight": torch.zeros(2, 8)}, "one half of"),
-        ({"unet.conv_in.weight": torch.zeros(2, 8)}, "1 tensors such as unet.conv_in.weight"),
-        ({f"{ATTENTION}.to_q.lora.down.weight": torch.zeros(2, 8),
-          f"{ATTENTION}.to_q.lora.up.weight": torch.zeros(8, 3)}, "do not fit"),
-    ],
-)  # fmt: skip
-def test_files_that_are_no_lora(tmp_path: Path, state: dict[str, Tensor], words: str):
-    save_file(state, tmp_path / "a.safetensors")
-    with pytest.raises(InputError, match=words):
-        read_lora(tmp_path / "a.safetensors")
+def test_a_lora_of_pictures_and_words_changes_clips(
+    tiny_folder: Any, motion: MotionAdapter, unet: UNetMotionModel, tmp_path: Path
+):
+    """In kohya's style, with a text encoder's layers, which are changed with the UNet's."""
+    down, up = factors(16)
+    words = LowRank(down, up, 0.5)
+    lora = Lora({"unet": {"down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k": LowRank(down, up[:8])},
+                 "text_encoder": {"encoder.layers.0.self_attn.q_proj": words}})  # fmt: skip
+    write_lora(tmp_path / "lora.safetensors", lora, "kohya")
+    write_motion(tmp_path / "motion", motion)
+    folders: Any = (tiny_folder("sd1"), tmp_path / "motion")
+    plain = AnimateDiff.from_pretrained(*folders)
+    changed = AnimateDiff.from_pretrained(*folders, loras={tmp_path / "lora.safetensors": 0.5})
+    name = "encoder.layers.0.self_attn.q_proj.weight"
+    weights = [one.prior.flat.family.parts["text_encoder"].state_dict()[name] for one in (plain, changed)]
+    torch.testing.assert_close(weights[1] - weights[0], 0.5 * words.delta(), atol=1e-6, rtol=1e-6)
+    options: Any = {"num_frames": 4, "num_inference_steps": 2, "seed": 1}
+    clips = [one("a red mug", **options).frames for one in (plain, changed)]
+    assert (clips[1] - clips[0]).abs().max() > 1e-3
+    assert kind_of(lora) == "domain adapter"
+
+
+def test_what_the_style_of_the_authors_has_no_name_for(tmp_path: Path):
+    halves = LowRank(*factors(8))
+    write_motion_lora(tmp_path / "a.safetensors", Lora({"unet": {f"{ATTENTION}.to_q": LowRank(*factors(8), 2.0)}}))
+    found = read_motion_lora(tmp_path / "a.safetensors").unet[f"{ATTENTION}.to_q"]
+    assert found.scale == 1 and torch.equal(found.up, 2 * halves.up)
+    cases = {"b.ckpt": ({"unet": {f"{ATTENTION}.to_q": halves}}, r"ends in \.safetensors"),
+             "c.safetensors": ({"unet": {"conv_in": halves}}, "names attention only, not unet.conv_in"),
+             "d.safetensors": ({"text_encoder": {"a.to_q": halves}}, "not text_encoder.a.to_q")}  # fmt: skip
+    for name, (parts, words) in cases.items():
+        with pytest.raises(InputError, match=words):
+            write_motion_lora(tmp_path / name, Lora(parts))
+        assert not (tmp_path / name).exists()
 
 
 def test_one_that_is_of_another_model_changes_nothing(unet: UNetMotionModel):
     before = {name: value.clone() for name, value in unet.state_dict().items()}
-    fits = factors(unet.config["block_out_channels"][0])
-    for name, halves, words in ((f"{ATTENTION}.to_q", factors(6), "which has"),
+    fits = LowRank(*factors(unet.config["block_out_channels"][0]))
+    for name, change, words in ((f"{ATTENTION}.to_q", LowRank(*factors(6)), "by 6 x 6, which has 8 x 8"),
                                 ("down_blocks.9.attn.to_q", fits, "does not have")):  # fmt: skip
         with pytest.raises(InputError, match=words):
-            add_lora(unet, Lora({f"{ATTENTION}.to_k": fits, name: halves}))
+            fuse(unet, Lora({"unet": {f"{ATTENTION}.to_k": fits, name: change}}))
     assert all(torch.equal(value, before[name]) for name, value in unet.state_dict().items())
-
-
-def test_where_no_file_is(tmp_path: Path):
-    with pytest.raises(InputError, match="no LoRA at"):
-        read_lora(tmp_path / "none.ckpt")
-    with pytest.raises(InputError, match=r"ends in \.safetensors"):
-        write_lora(tmp_path / "a.ckpt", Lora({}))

@@ -1,5 +1,6 @@
 """SparseCtrl: equal to diffusers' pipeline, read and written in both key styles."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,31 @@ def sees_frames(model: nn.Module) -> set[bool]:
     """Whether the norms of its motion modules see one frame at a time."""
     modules = (module for module in model.modules() if isinstance(module, AnimateDiffTransformer3D))
     return {isinstance(module.norm, FrameNorm) for module in modules}
+
+
+@pytest.mark.parametrize(
+    "said", [{"heads": 0}, {"heads": "2"}, {"heads": 3}, {"groups": 0}, {"groups": 3}, {"groups": None}]
+)
+def test_heads_and_groups_that_cannot_be_are_one_clear_error(flat: Backbone, tmp_path: Path, said: dict):
+    (name, value), names = *said.items(), {"heads": "attention_head_dim", "groups": "norm_num_groups"}
+    write_sparse_control(tmp_path / "control", encoder_for(flat, True))
+    write_sparse_control(tmp_path / "a.safetensors", encoder_for(flat, True), "original")
+    save_file(load_file(tmp_path / "a.safetensors"), tmp_path / "a.safetensors",
+              metadata={"liftkit_settings": json.dumps({"heads": 2, "groups": 4} | said)})  # fmt: skip
+    config = json.loads((tmp_path / "control" / "config.json").read_text()) | {names[name]: value}
+    (tmp_path / "control" / "config.json").write_text(json.dumps(config))
+    for path in (tmp_path / "a.safetensors", tmp_path / "control"):
+        with pytest.raises(
+            InputError, match=r"is to have .* (heads|groups) of .* channels cannot be divided"
+        ) as raised:
+            read_sparse_control(path)
+        assert "\n" not in str(raised.value) and repr(value) in str(raised.value)
+
+
+def test_nothing_of_the_libraries_is_said(flat: Backbone, motion: MotionAdapter, capfd: pytest.CaptureFixture[str]):
+    capfd.readouterr()
+    drawn(flat, motion, encoder_for(flat, True), num_inference_steps=1, given={0: torch.rand(3, 16, 16)})
+    assert capfd.readouterr() == ("", "")
 
 
 def test_what_holds_no_encoder(flat: Backbone, tmp_path: Path):

@@ -1,10 +1,12 @@
-"""As much of nerfstudio 1.1.5 as a method has to do with: its names and signatures, and none of its work.
+"""As much of nerfstudio 1.1.5 as a method has to do with: its names and signatures, and little of its work.
 
-`modules()` goes into `sys.modules`. Written from nerfstudio's documentation and its public interface.
+`modules()` goes into `sys.modules`. Written from nerfstudio's documentation and its public interface, and compared with
+nerfstudio itself: docs/nerfstudio.md tells of the runs.
 """
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,7 +15,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 
@@ -112,6 +116,68 @@ class ExponentialDecaySchedulerConfig(InstantiateConfig):
     ramp: Literal["linear", "cosine"] = "cosine"
 
 
+class CameraType(Enum):
+    PERSPECTIVE = auto()
+    FISHEYE = auto()
+    EQUIRECTANGULAR = auto()
+
+
+@dataclass
+class Cameras:
+    """Of n cameras: poses (n, 3, 4), numbers (n, 1), distortion (n, 6): k1, k2, k3, k4, p1, p2."""
+
+    camera_to_worlds: Tensor
+    fx: Tensor
+    fy: Tensor
+    cx: Tensor
+    cy: Tensor
+    width: Tensor
+    height: Tensor
+    distortion_params: Tensor | None
+    camera_type: Tensor
+
+    def rescale_output_resolution(self, scaling_factor: float) -> None:
+        for name in ("fx", "fy", "cx", "cy"):
+            setattr(self, name, getattr(self, name) * scaling_factor)
+        self.width, self.height = ((size * scaling_factor).long() for size in (self.width, self.height))
+
+
+@dataclass
+class DataparserOutputs:
+    image_filenames: list[Path]
+    cameras: Cameras
+    alpha_color: Tensor | None = None
+    scene_box: SceneBox = field(default_factory=lambda: SceneBox(torch.tensor([[-1.0] * 3, [1.0] * 3])))
+    mask_filenames: list[Path] | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+class InputDataset(torch.utils.data.Dataset):
+    def __init__(self, dataparser_outputs: DataparserOutputs, scale_factor: float = 1.0) -> None:
+        self._dataparser_outputs, self.scale_factor = dataparser_outputs, scale_factor
+        self.scene_box, self.metadata, self.cameras = (
+            copy.deepcopy(getattr(dataparser_outputs, name)) for name in ("scene_box", "metadata", "cameras")
+        )
+        self.cameras.rescale_output_resolution(scaling_factor=scale_factor)
+
+    def __len__(self) -> int:
+        return len(self._dataparser_outputs.image_filenames)
+
+    @property
+    def image_filenames(self) -> list[Path]:
+        return self._dataparser_outputs.image_filenames
+
+    def get_image_float32(self, image_idx: int) -> Tensor:
+        """(h, w, 3), or (h, w, 4) where the picture has alpha and there is no `alpha_color` to put behind it."""
+        with Image.open(self.image_filenames[image_idx]) as picture:
+            width, height = (int(side * self.scale_factor) for side in picture.size)
+            image = torch.from_numpy(np.array(picture.resize((width, height))).astype("float32") / 255)
+        behind = self._dataparser_outputs.alpha_color
+        if behind is None or image.shape[-1] == 3:
+            return image
+        return image[..., :3] * image[..., 3:] + behind * (1 - image[..., 3:])
+
+
 @dataclass
 class NerfstudioDataParserConfig(InstantiateConfig):
     _target: type = object
@@ -122,11 +188,52 @@ class NerfstudioDataParserConfig(InstantiateConfig):
 
 @dataclass
 class VanillaDataManagerConfig(InstantiateConfig):
-    _target: type = object
+    _target: type = field(default_factory=lambda: VanillaDataManager)
+    data: Path | None = None
     dataparser: NerfstudioDataParserConfig = field(default_factory=NerfstudioDataParserConfig)
     train_num_rays_per_batch: int = 1024
     eval_num_rays_per_batch: int = 1024
+    camera_res_scale_factor: float = 1.0
     patch_size: int = 1
+
+
+class PixelSampler:
+    def __init__(self, num_rays_per_batch: int) -> None:
+        self.num_rays_per_batch = num_rays_per_batch
+
+    def set_num_rays_per_batch(self, num_rays_per_batch: int) -> None:
+        self.num_rays_per_batch = num_rays_per_batch
+
+
+class VanillaDataManager(nn.Module):
+    def __init__(
+        self,
+        config: VanillaDataManagerConfig,
+        device: torch.device | str = "cpu",
+        test_mode: Literal["test", "val", "inference"] = "val",
+        world_size: int = 1,
+        local_rank: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        self.config, self.test_split = config, "test" if test_mode in ("test", "inference") else "val"
+        self.dataparser = config.dataparser.setup()
+        self.train_dataparser_outputs = self.dataparser.get_dataparser_outputs(split="train")
+        self.train_dataset = self.create_train_dataset()
+        self.eval_dataset = self.create_eval_dataset()
+        super().__init__()
+        self.train_pixel_sampler = PixelSampler(config.train_num_rays_per_batch)
+
+    def get_training_callbacks(
+        self, training_callback_attributes: TrainingCallbackAttributes
+    ) -> list[TrainingCallback]:
+        return []
+
+    def create_train_dataset(self) -> InputDataset:
+        return InputDataset(self.train_dataparser_outputs, self.config.camera_res_scale_factor)
+
+    def create_eval_dataset(self) -> InputDataset:
+        outputs = self.dataparser.get_dataparser_outputs(split=self.test_split)
+        return InputDataset(outputs, self.config.camera_res_scale_factor)
 
 
 @dataclass
@@ -178,9 +285,31 @@ class Model(nn.Module):
 
 @dataclass
 class VanillaPipelineConfig(InstantiateConfig):
-    _target: type = object
+    _target: type = field(default_factory=lambda: VanillaPipeline)
     datamanager: VanillaDataManagerConfig = field(default_factory=VanillaDataManagerConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+
+
+class VanillaPipeline(nn.Module):
+    def __init__(
+        self,
+        config: VanillaPipelineConfig,
+        device: str,
+        test_mode: Literal["test", "val", "inference"] = "val",
+        world_size: int = 1,
+        local_rank: int = 0,
+        grad_scaler: Any = None,
+    ) -> None:
+        super().__init__()
+        self.datamanager = config.datamanager.setup(device=device, test_mode=test_mode, world_size=1, local_rank=0)
+        self.model = config.model.setup(
+            scene_box=self.datamanager.train_dataset.scene_box,
+            num_train_data=len(self.datamanager.train_dataset),
+            metadata=self.datamanager.train_dataset.metadata,
+            device=device,
+            grad_scaler=grad_scaler,
+            seed_points=None,
+        )
 
 
 @dataclass
@@ -209,17 +338,20 @@ class MethodSpecification:
 
 
 CONTENTS: dict[str, tuple[type, ...]] = {
+    "cameras.cameras": (Cameras, CameraType),
     "cameras.rays": (RayBundle,),
     "configs.base_config": (InstantiateConfig, ViewerConfig),
-    "data.datamanagers.base_datamanager": (VanillaDataManagerConfig,),
+    "data.datamanagers.base_datamanager": (VanillaDataManager, VanillaDataManagerConfig),
+    "data.dataparsers.base_dataparser": (DataparserOutputs,),
     "data.dataparsers.nerfstudio_dataparser": (NerfstudioDataParserConfig,),
+    "data.datasets.base_dataset": (InputDataset,),
     "data.scene_box": (SceneBox,),
     "engine.callbacks": (TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation),
     "engine.optimizers": (AdamOptimizerConfig,),
     "engine.schedulers": (ExponentialDecaySchedulerConfig,),
     "engine.trainer": (TrainerConfig,),
     "models.base_model": (Model, ModelConfig),
-    "pipelines.base_pipeline": (VanillaPipelineConfig,),
+    "pipelines.base_pipeline": (VanillaPipeline, VanillaPipelineConfig),
     "plugins.types": (MethodSpecification,),
 }
 

@@ -212,10 +212,14 @@ BUILDERS = {"sd1": sd1, "sd2": sd2, "sdxl": sdxl, "pixart": pixart, "pixart-1024
 
 
 def save_tiny_model(family: str, folder: Path, seed: int = 0, camera: bool = False) -> Path:
-    """Write a random model of a family (a key of `BUILDERS`) as a diffusers folder; float32."""
+    """Write a random model of a family (a key of `BUILDERS`) as a diffusers folder; float32.
+
+    With a camera token it says that it is of Toybox, as the bundled one does.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         BUILDERS[family]().save_pretrained(folder)
         if camera:
             CameraToken(context_dim=16, subject_dim=8, hidden_dim=8).save_pretrained(folder / "camera_token")
+            (folder / "liftkit.json").write_text('{"world": "toybox"}')
     return folder

@@ -77,4 +77,4 @@ def tiny_zero123(seed: int = 0, reads: bool = False, **unet_options: Any) -> Zer
             for parameter in module.parameters():
                 nn.init.normal_(parameter, std=0.1)
             module.requires_grad_(False).eval()
-    return Zero123Parts(**modules)
+    return Zero123Parts(**modules, world="toybox" if reads else None)

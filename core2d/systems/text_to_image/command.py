@@ -12,6 +12,8 @@ from tqdm import tqdm
 from core2d.app.devices import pick_device, pick_dtype
 from core2d.app.errors import InputError
 from core2d.app.outputs import plain
+from core2d.app.provenance import digests
+from core2d.app.registry import resolve
 from core2d.media.sheets import check_singles, save_sheet
 from core2d.systems.text_to_image.pipeline import TextToImage
 from core2d.systems.text_to_image.recipe import TextToImageRecipe
@@ -56,7 +58,8 @@ def _write(recipe: TextToImageRecipe, images: Tensor) -> list[Path]:
     settings = plain(asdict(recipe))
     for name in ("output", "json", "device"):
         settings.pop(name)
-    sheet_text = {"recipe": json.dumps(settings)}
+    inputs = digests({"model": resolve(recipe.model)})
+    sheet_text = {"recipe": json.dumps(settings), "inputs": json.dumps(inputs)}
     texts = [
         sheet_text | {"prompt": prompt, "seed": recipe.seed + index}
         for prompt in recipe.prompts

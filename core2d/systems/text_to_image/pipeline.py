@@ -24,9 +24,9 @@ from torch import Tensor
 from core2d.app.errors import InputError
 from core2d.app.outputs import atomic_path, write_json
 from core2d.files.loading import save_model
-from core2d.prior.backbone import Backbone, Camera, Prior
+from core2d.prior.backbone import OURS, Backbone, Camera, Prior
 from core2d.prior.camera_token import camera_features
-from core2d.prior.sampling import Guided, denoise
+from core2d.prior.sampling import Guided, check_steps, denoise, generators_for
 from core2d.prior.schedulers import make_scheduler
 
 LARGEST_BATCH = 64
@@ -57,7 +57,9 @@ class TextToImage:
 
     def __init__(self, backbone: Prior, scheduler: SchedulerMixin | str | None = None):
         self.backbone = backbone
-        self.scheduler = make_scheduler(backbone.scheduler_config, scheduler)
+        settings = backbone.family.scheduler_settings if isinstance(backbone, Backbone) else {}
+        self.scheduler_config = backbone.scheduler_config | settings
+        self.scheduler = make_scheduler(self.scheduler_config, scheduler)
 
     @classmethod
     def from_pretrained(
@@ -89,6 +91,8 @@ class TextToImage:
                 save_model(module, temporary / name, dtype)
             self.scheduler.save_pretrained(temporary / "scheduler")
             write_json(temporary / "model_index.json", index)
+            if backbone.world:
+                write_json(temporary / OURS, {"world": backbone.world})
 
     @torch.no_grad()
     def __call__(
@@ -138,15 +142,14 @@ class TextToImage:
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         count = len(prompts) * num_images_per_prompt
         _check(prompts, num_images_per_prompt, guidance_scale, negative_prompt, guidance_rescale)
-        most = self.backbone.num_train_timesteps
-        if not 1 <= num_inference_steps <= most:
-            raise InputError(f"{num_inference_steps} denoising steps are not possible: give 1 to {most}")
+        check_steps(self.backbone, num_inference_steps)
         if batch_size is not None and batch_size < 1:
             raise InputError(f"a batch size of {batch_size} is not possible: give 1 or more")
         if output_type not in ("pil", "pt", "np", "latent"):
             raise InputError(f"output type {output_type!r} is none of pil, pt, np, latent")
         shape = (count, *self._latent_shape(height, width))
-        generators = _generators(generator, seed, len(prompts), num_images_per_prompt)
+        offsets = list(range(num_images_per_prompt)) * len(prompts)
+        generators = generators_for(generator, seed, offsets, "images")
         noise = randn_tensor(shape, generators, self.backbone.device) if latents is None else latents  # (n, c, h, w)
         if noise.shape != shape:
             raise InputError(f"latents have shape {tuple(noise.shape)} where {shape} is needed")
@@ -155,15 +158,17 @@ class TextToImage:
         if guidance_scale > 1:
             negatives = negative_prompt if isinstance(negative_prompt, list) else [negative_prompt or ""] * len(prompts)
             unconditional = self.backbone.encode_text(negatives).repeat_interleave(num_images_per_prompt)  # n rows
-        view = None if camera is None else camera_features(camera)  # (n or 1, 5)
-        if view is not None and len(view) not in (1, count):
-            raise InputError(f"{len(view)} cameras for {count} images: give one, or one for each")
+        if camera is not None:
+            view = camera_features(camera)  # (n or 1, 5)
+            if len(view) not in (1, count):
+                raise InputError(f"{len(view)} cameras for {count} images: give one, or one for each")
+            condition = condition.seen_from(view)
 
         positions = shape[2] * shape[3]
         at_once = batch_size or max(1, min(LARGEST_BATCH, POSITIONS_AT_ONCE // positions))
         done = []
         for rows in (slice(start, start + at_once) for start in range(0, count, at_once)):
-            step = make_scheduler(self.backbone.scheduler_config, scheduler or self.scheduler)
+            step = make_scheduler(self.scheduler_config, scheduler or self.scheduler)
             step.set_timesteps(num_inference_steps, device=self.backbone.device)
             guide = Guided(
                 self.backbone,
@@ -171,7 +176,6 @@ class TextToImage:
                 None if unconditional is None else unconditional[rows],
                 guidance_scale,
                 guidance_rescale,
-                view if view is None or len(view) == 1 else view[rows],
             )
             start = noise[rows].to(self.backbone.device) * getattr(step, "init_noise_sigma", 1.0)
             on_step = None if callback_on_step_end is None else partial(callback_on_step_end, self)
@@ -232,23 +236,3 @@ def _check(
         raise InputError(f"a guidance rescale of {rescale} is not possible: give 0 to 1")
     if scale <= 1 and (negative_prompt or rescale):
         raise InputError(f"a guidance scale of {scale} switches guidance off: no negative prompt or rescale then")
-
-
-def _generators(
-    given: torch.Generator | list[torch.Generator] | None, seed: int | None, prompts: int, images: int
-) -> list[torch.Generator]:
-    """One generator for each sample."""
-    count = prompts * images
-    if given is not None:
-        if seed is not None:
-            raise InputError("give a seed or generators, not both")
-        generators = [given] if isinstance(given, torch.Generator) else list(given)
-        if len(generators) != count:
-            raise InputError(f"{len(generators)} generators for {count} images: give one for each, or a seed")
-        return generators
-    if seed is None:
-        seed = int(torch.randint(2**31, ()))  # so that torch.manual_seed decides
-    return [torch.Generator().manual_seed(seed + index) for _ in range(prompts) for index in range(images)]
-
-
-# -- the command ---------------------------------------------------------------------------------------

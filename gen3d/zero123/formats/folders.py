@@ -17,6 +17,7 @@ from core2d.app.outputs import write_json
 from core2d.app.registry import bundled, resolve
 from core2d.files import ldm
 from core2d.files.loading import load_model, read_json, read_manifest, save_model, weights_files
+from core2d.prior.schedulers import read_scheduler_config
 from gen3d.data.single_picture import MARGIN
 from gen3d.zero123.camera_projection import CameraProjection, PictureReader
 from gen3d.zero123.formats.parts import (
@@ -39,7 +40,7 @@ from gen3d.zero123.formats.parts import (
 def read_folder(folder: Path, dtype: torch.dtype) -> tuple[Zero123Parts, Report, bool | None]:
     """The parts in a folder, what was found, and whether it says that it is Stable Zero123; see `read_zero123`."""
     places = {part: folder / part for part in PARTS}
-    places |= {part: place for part, place in _borrowed(folder).items() if not places[part].is_dir()}
+    places |= {part: place for part, place in borrowed(folder).items() if not places[part].is_dir()}
     kinds = (*PROJECTIONS, READER)
     projections = [name for name in kinds if (folder / name).is_dir()]
     if len(projections) != 1:
@@ -53,7 +54,7 @@ def read_folder(folder: Path, dtype: torch.dtype) -> tuple[Zero123Parts, Report,
     }
     scheduler = dict(PUBLISHED_SCHEDULER)
     if (folder / "scheduler").is_dir():
-        scheduler = PUBLISHED_NOISE | read_json(folder / "scheduler" / "scheduler_config.json")
+        scheduler = read_scheduler_config(folder, PUBLISHED_NOISE)
     seen = folder / "feature_extractor" / "preprocessor_config.json"
     seen = seen if seen.is_file() else places["image_encoder"] / "preprocessor_config.json"
     preprocessing = read_json(seen) if seen.is_file() else {}
@@ -68,11 +69,11 @@ def read_folder(folder: Path, dtype: torch.dtype) -> tuple[Zero123Parts, Report,
     report.matched = [f"{part}.{name}" for part, module in parts.items() for name in module.state_dict()]
     told = PUBLISHED_NOISE | {"trained_betas": None, "rescale_betas_zero_snr": False}
     report.betas_ok = all(scheduler.get(key, value) == value for key, value in told.items())
-    seen_as: dict[str, Any] = {"image_mean": mean, "image_std": std, "margin": margin}
+    seen_as: dict[str, Any] = {"image_mean": mean, "image_std": std, "margin": margin, "world": own.get("world")}
     return Zero123Parts(**parts, scheduler_config=scheduler, **seen_as), report, said
 
 
-def _borrowed(folder: Path) -> dict[str, Path]:
+def borrowed(folder: Path) -> dict[str, Path]:
     """Part -> folder of another model, as `borrowed.json` names them."""
     path = folder / "borrowed.json"
     return _lenders(read_json(path), folder) if path.is_file() else {}
@@ -148,7 +149,8 @@ def write_folder(
     preprocessing = {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": side}, "resample": 3}
     preprocessing |= {"image_mean": parts.image_mean, "image_std": parts.image_std}
     write_json(folder / "feature_extractor" / "preprocessor_config.json", preprocessing)
-    write_json(folder / "zero123.json", {"absolute_elevation": parts.absolute_elevation, "margin": parts.margin})
+    own = {"absolute_elevation": parts.absolute_elevation, "margin": parts.margin}
+    write_json(folder / "zero123.json", own | ({"world": parts.world} if parts.world else {}))
     if borrowed:
         write_json(folder / "borrowed.json", borrowed)
 

@@ -50,8 +50,9 @@ _UNET = {"attention_head_dim": 8, "norm_num_groups": 32, "norm_eps": 1e-5, "samp
 _UNET |= {"upcast_attention": False, "act_fn": "silu"}
 _VAE = {"norm_num_groups": 32, "sample_size": 256, "scaling_factor": 0.18215, "force_upcast": True, "act_fn": "silu"}
 _CLIP = {"num_attention_heads": None, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}  # heads: by their width
+_UNET_PREFIX = "model.diffusion_model."
 KINDS = {
-    "unet": _Kind("model.diffusion_model.", ldm.unet_to_ldm, ldm.unet_on_meta, ldm.unet_config_of, _UNET),
+    "unet": _Kind(_UNET_PREFIX, ldm.unet_to_ldm, ldm.unet_on_meta, ldm.unet_config_of, _UNET),
     "vae": _Kind("first_stage_model.", ldm.vae_to_ldm, ldm.vae_on_meta, ldm.vae_config_of, _VAE),
     "image_encoder": _Kind(
         "cond_stage_model.model.",
@@ -147,11 +148,8 @@ def _same_names(config: Mapping[str, Any]) -> ldm.Names:
 
 
 def _averaged(sources: dict[str, str], state: Mapping[str, Tensor], report: Report) -> dict[str, str]:
-    """Where the averages of the UNet stand, if all of them are there; else the sources as they are.
-
-    The original code keeps an average under the name of its tensor without dots.
-    """
-    averages = {name: f"model_ema.diffusion_model{name.replace('.', '')}" for name in sources}
+    """Where the averages of the UNet stand, if all of them are there; else the sources as they are."""
+    averages = {name: ldm.average_of(name) for name in sources}
     absent = [
         average
         for name, average in averages.items()
@@ -218,10 +216,10 @@ def write_file(path: Path, parts: Zero123Parts, dtype: torch.dtype | None) -> No
         tensors, settings[part] = _to_original(part, kind, getattr(parts, part), path)
         state |= {kind.prefix + name: tensor for name, tensor in tensors.items()}
     state |= {f"cc_{name}": tensor for name, tensor in parts.projection.state_dict().items()}
-    state = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in state.items()}
-    abar = alphas_cumprod_from_config(parts.scheduler_config)  # (T,)
-    betas = 1 - abar / torch.cat([abar.new_ones(1), abar[:-1]])  # (T,)
-    state |= {"betas": betas.float(), "alphas_cumprod": abar.float()}
+    # Clones, since a view would be saved with all that it is a view of.
+    state = {name: tensor.detach().to("cpu", dtype, copy=True).contiguous() for name, tensor in state.items()}
+    state |= ldm.averages_to_ldm({name: state[source] for name, source in _names_under(_UNET_PREFIX, state).items()})
+    state |= ldm.schedule_to_ldm(alphas_cumprod_from_config(parts.scheduler_config))
     if parts.scheduler_config != PUBLISHED_SCHEDULER:
         settings["scheduler"] = parts.scheduler_config
     settings |= {key: getattr(parts, key) for key, usual in NORMALISATION.items() if getattr(parts, key) != usual}
@@ -232,9 +230,10 @@ def write_file(path: Path, parts: Zero123Parts, dtype: torch.dtype | None) -> No
         state[SETTINGS] = torch.tensor(list(json.dumps(settings).encode()), dtype=torch.uint8)
     with atomic_path(path) as temporary:
         if path.suffix.lower() == ".safetensors":
+            state |= {name: tensor.clone() for name, tensor in state.items() if name.startswith("model_ema.")}
             save_file(state, temporary, metadata={"format": "pt"})
-        else:  # a view would be saved with all that it is a view of
-            torch.save({"state_dict": {name: tensor.clone() for name, tensor in state.items()}}, temporary)
+        else:  # weights and averages are the same tensors, which a pickle stores once
+            torch.save({"state_dict": state}, temporary)
 
 
 def _to_original(part: str, kind: _Kind, module: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -58,6 +58,7 @@ class Zero123Parts:
             difference of distances.
         image_mean, image_std: of the three colours in [0, 1], before CLIP sees them.
         margin: share of a picture's side that its object should leave free on both sides, as in what it learned from.
+        world: the made-up world that it learned from, such as "toybox"; None for everything else.
     """
 
     unet: UNet2DConditionModel
@@ -69,6 +70,7 @@ class Zero123Parts:
     image_mean: tuple[float, float, float] = CLIP_MEAN
     image_std: tuple[float, float, float] = CLIP_STD
     margin: float = MARGIN
+    world: str | None = None
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""A sentence becomes a clip, in the words of the library: `python scripts/text_to_video.py "a red mug" mug.mp4`.
+"""A sentence becomes a clip, by the library: `python scripts/examples/text_to_video.py "a red mug" mug.mp4`.
 
 The command `genvideo text-to-video` does the same and more: see its --help.
 """

@@ -1,4 +1,4 @@
-"""A picture becomes a mesh, in the words of the library: `python scripts/image_to_3d.py mug.png mug.glb`.
+"""A picture becomes a mesh, in the words of the library: `python scripts/examples/image_to_3d.py mug.png mug.glb`.
 
 The command `gen3d image-to-3d` does the same and more: see its --help.
 """
@@ -20,7 +20,7 @@ from gen3d.zero123.model import Zero123
 
 def main(picture: str = "", output: str = "object.glb") -> None:
     if not picture:
-        raise InputError("no picture: python scripts/image_to_3d.py PICTURE [MESH]")
+        raise InputError("no picture: python scripts/examples/image_to_3d.py PICTURE [MESH]")
     model = Zero123.load("toybox-zero123")  # or a published checkpoint, such as "zero123-xl.ckpt"
     subject = read_subject(Path(picture), model.image_size, margin=model.parts.margin)  # found, cut out, centred
     config = replace(IMAGE_QUALITIES["draft"], steps=200)  # any setting of a quality can be changed

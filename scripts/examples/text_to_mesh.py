@@ -1,4 +1,4 @@
-"""A sentence becomes a mesh, in the words of the library: `python scripts/text_to_mesh.py "a red mug" mug.glb`.
+"""A sentence becomes a mesh, by the library: `python scripts/examples/text_to_mesh.py "a red mug" mug.glb`.
 
 The command `gen3d text-to-mesh` does the same and more: see its --help.
 """
