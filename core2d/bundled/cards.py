@@ -147,7 +147,7 @@ Of the last kept training of each stage, on the tuning seeds. The reported numbe
 
 
 def _training(lines: list[dict]) -> Iterable[str]:
-    recipes = "`core2d/bundled`, `gen3d/bundled.py` and `genvideo/bundled.py`"
+    recipes = "`core2d/bundled`, `gen3d/toybox/bundled.py` and `genvideo/toybox/bundled.py`"
     yield f"Data: Toybox v{world.VERSION}, drawn by `core2d/toybox`; recipes: {recipes}."
     yield "One row a call of `python scripts/train_bundled.py STAGE`:\n"
     yield "| stage | kept | pictures | size | steps | batch | learning rate | hours | machine |"
