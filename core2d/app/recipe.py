@@ -5,6 +5,8 @@ what can be refused without loading a model or asking for a device; every system
 """
 
 import math
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,6 +16,7 @@ import tyro
 from core2d.app.errors import InputError
 
 LONGEST_PROMPT = 1000  # characters; no text encoder that we know reads as much
+STRONGEST = 100  # that a LoRA is added; beyond 2 or so pictures fall apart
 
 Output = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
 Prompts = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PROMPT...", help_behavior_hint="")]
@@ -51,9 +54,47 @@ def check_prompt(prompt: str, example: str = "a red mug") -> None:
 
 
 def check_prompt_length(prompt: str) -> None:
-    """Raise `InputError` for a prompt that no text encoder reads to its end."""
+    """Raise `InputError` for a prompt that no text encoder reads to its end, or that is no text."""
+    if any("\ud800" <= letter <= "\udfff" for letter in prompt):  # how Python hands over bytes that it cannot decode
+        raise InputError("a prompt is no text in the encoding of this terminal: use UTF-8, such as with LC_ALL=C.UTF-8")
     if len(prompt) > LONGEST_PROMPT:
         raise InputError(f"a prompt has {len(prompt)} characters: the limit is {LONGEST_PROMPT}")
+
+
+def file_and_strength(option: str, said: str) -> tuple[Path, float]:
+    """The file of FILE or FILE@STRENGTH and its strength, 1 where none is named; a file of the whole name comes first.
+
+    Raises:
+        InputError: there is no file, or the strength is no number from -100 to 100.
+    """
+    name, at, strength = said.rpartition("@")
+    if not at or _is_file(Path(said).expanduser()):
+        name, strength = said, "1"
+    is_number = re.fullmatch(r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)", strength)
+    file = Path(name).expanduser()
+    if not _is_file(file):
+        raise InputError(f"{option} {name if is_number else said}: no such file")
+    if not is_number or abs(float(strength)) > STRONGEST:
+        raise InputError(f"{option} {said}: give a file, or FILE@STRENGTH such as {name}@0.8, up to {STRONGEST}")
+    return file, float(strength)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long for the file system
+        return False
+
+
+def files_and_strengths(option: str, said: Iterable[str]) -> dict[Path, float]:
+    """The same of several, in their order; InputError also where a file is given twice."""
+    found: dict[Path, float] = {}
+    for one in said:
+        file, strength = file_and_strength(option, one)
+        if file in found:
+            raise InputError(f"{option} {one}: it is given twice")
+        found[file] = strength
+    return found
 
 
 def read_prompts(path: Path) -> list[str]:

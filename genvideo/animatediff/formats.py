@@ -7,6 +7,9 @@ What the original code computes and diffusers does not: the norm at the start of
 and in v1 the norms of the UNet's own residual blocks see all frames together. A file of the original code is read as
 that code would run it, see `genvideo.animatediff.norms`; a folder as diffusers would, but for v1, which diffusers
 changes most. What is written here says how it is to be run, and is read as it says.
+
+v1 and v3 have the same tensors but for their positional encodings, which end at 24 and 32 frames, and which today's
+authors' code does not save: there it has to be told which of them a file is.
 """
 
 from __future__ import annotations
@@ -20,23 +23,23 @@ from typing import Any, Literal
 
 import torch
 from diffusers.models.unets.unet_motion_model import MotionAdapter
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from core2d.app.errors import InputError
 from core2d.app.outputs import atomic_path, write_json
 from core2d.app.registry import bundled
-from core2d.files.loading import load_model, read_json, read_manifest, save_model
+from core2d.files.loading import load_model, read_json, save_model
 from core2d.files.manifests import Comparison, compare_keys, manifest_of
-from core2d.files.pickles import read_state
+from core2d.files.tensors import read_metadata, read_tensors
 
 Style = Literal["original", "diffusers"]
-PICKLES = (".ckpt", ".pth", ".pt", ".bin")
+MotionVersion = Literal["v1", "v2", "v3"]
 OURS = "liftkit.json"  # beside config.json: the facts
 ADAPTER = "domain_adapter.safetensors"  # beside it, where they were trained together
 SETTINGS = "liftkit_settings"  # in the metadata of a safetensors file: what shapes do not tell
-V1_WINDOW = 24
+CHANNELS = (320, 640, 1280, 1280)  # of SD 1.x, and of all that leave them unsaid
+WINDOWS: dict[MotionVersion, int] = {"v1": 24, "v2": 32, "v3": 32}  # frames that the published ones can tell apart
 RENAMES = (  # original, diffusers
     (".temporal_transformer.", "."), (".attention_blocks.0.", ".attn1."), (".attention_blocks.1.", ".attn2."),
     (".norms.0.", ".norm1."), (".norms.1.", ".norm2."), (".ff_norm.", ".norm3."),
@@ -98,21 +101,24 @@ class MotionFile:
     vae: str | Path | None = None
 
 
-def read_motion(name_or_path: str | Path, heads: int | None = None) -> MotionFile:
+def read_motion(
+    name_or_path: str | Path, heads: int | None = None, motion_version: MotionVersion | None = None
+) -> MotionFile:
     """Read motion modules: a bundled name, a folder, or a file (.safetensors; .ckpt through the allow-list reader).
 
     Args:
         heads: of the attention over time, which no tensor tells; 8 in all published files.
+        motion_version: of AnimateDiff, where the file cannot tell v1 from v3.
 
     Raises:
-        InputError: nothing there, or something that holds no complete motion modules.
+        InputError: nothing there, something that holds no complete motion modules, or modules that may be v1 or v3.
     """
     path = bundled().get(str(name_or_path), Path(name_or_path).expanduser())
     if path.is_dir():
-        return _read_folder(path)
+        return _read_folder(path, motion_version)
     if not path.is_file():
         raise InputError(f"no motion modules at {path}: give a bundled name such as toybox-motion, a folder, or a file")
-    return _read_file(path, heads)
+    return _read_file(path, heads, motion_version)
 
 
 def write_motion(
@@ -206,43 +212,91 @@ def config_of(state: Mapping[str, Tensor], window: int, heads: int) -> dict[str,
     }
 
 
+def window_of(state: Mapping[str, Tensor]) -> int | None:
+    """How many frames the positional encodings of a file, each (1, f, c), can tell apart; None where it holds none."""
+    lengths = [value.shape[1] for name, value in state.items()
+               if name.endswith((".pos_encoder.pe", ".pos_embed.pe")) and value.ndim == 3]  # fmt: skip
+    return min(lengths, default=None)
+
+
 # -- reading -------------------------------------------------------------------------------------------------------
 
 
-def _read_folder(folder: Path) -> MotionFile:
+def _read_folder(folder: Path, told: MotionVersion | None) -> MotionFile:
     config = read_json(folder / "config.json")
     if config.get("_class_name") != "MotionAdapter":
         raise InputError(f"{folder} holds a {config.get('_class_name', 'model without a name')}, not motion modules")
+    heads, groups = config.get("motion_num_attention_heads", 8), config.get("motion_norm_num_groups", 32)
+    check_division(folder / "config.json", config.get("block_out_channels", CHANNELS), heads, groups)
     motion = load_model(MotionAdapter, folder, torch.float32)
     said = read_json(folder / OURS) if (folder / OURS).is_file() else None
-    facts = _published(motion.config, original=False) if said is None else facts_from(said, folder / OURS)
+    facts = _facts(said, folder / OURS, motion.config, motion.config["motion_max_seq_length"], False, told)
     adapters: dict[str | Path, float] = {folder / ADAPTER: 1.0} if (folder / ADAPTER).is_file() else {}
     beside = folder.parent / (facts.vae or "")
     vae = beside if facts.vae and beside.is_dir() else facts.vae
     return MotionFile(motion, facts, adapters, Comparison([], [], []), len(motion.state_dict()), vae)
 
 
-def _read_file(path: Path, heads: int | None) -> MotionFile:
+def _read_file(path: Path, heads: int | None, told: MotionVersion | None) -> MotionFile:
     state, said = read_tensors(path), settings_in(path)
-    encodings = [value.shape[1] for name, value in state.items() if name.endswith((".pos_encoder.pe", ".pos_embed.pe"))]
+    window = window_of(state)
     original = any("temporal_transformer" in name for name in state)
     found = to_diffusers(state)
     try:
-        config = config_of(found, min(encodings, default=32), heads or said.get("heads", 8))
+        config = config_of(found, window or WINDOWS[told or "v3"], heads or said.get("heads", 8))
         config |= {"motion_norm_num_groups": said["groups"]} if "groups" in said else {}
-    except InputError as error:
+    except (InputError, IndexError) as error:
         raise InputError(f"{path} holds no motion modules: {error}") from None
+    check_division(path, config["block_out_channels"], config["motion_num_attention_heads"],
+                   config["motion_norm_num_groups"])  # fmt: skip
+    facts = _facts(said.get("facts"), path, config, window, original, told)
     complaint = f"{path} holds no complete motion modules"
     motion, report, matched = built(MotionAdapter, config, found, complaint, belongs=PLACE.match)
-    facts = facts_from(said["facts"], path) if "facts" in said else _published(config, original)
     return MotionFile(motion, facts, {}, report, matched, facts.vae)
 
 
-def _published(config: Mapping[str, Any], original: bool) -> Facts:
-    """How modules of others are to be run: in the original style, and in v1, as the authors' code does."""
-    first_version = not config["use_motion_mid_block"] and config["motion_max_seq_length"] == V1_WINDOW
-    norms = Norms("frame", "clip" if first_version else "frame") if original or first_version else Norms()
-    return Facts(norms, "published")
+def _facts(
+    said: Any, source: Path, config: Mapping[str, Any], window: int | None, original: bool, told: MotionVersion | None
+) -> Facts:
+    """How modules are to be run: ours as their file says; others, in the original style and in v1, as the authors' code
+    runs them.
+    """
+    if said is not None:
+        if told is not None:
+            raise InputError(f"{source} says itself how its motion modules are run: leave out --motion-version")
+        return facts_from(said, source)
+    version = told or _version(source, config["use_motion_mid_block"], window, original)
+    if (version == "v2") != config["use_motion_mid_block"]:
+        one, other = ("a", "none") if config["use_motion_mid_block"] else ("no", "one")
+        raise InputError(f"{source} has {one} motion module in the middle block, and AnimateDiff {version} has {other}"
+                         ": name another --motion-version")  # fmt: skip
+    residual: Literal["frame", "clip"] = "clip" if version == "v1" else "frame"
+    return Facts(Norms("frame", residual) if original or version == "v1" else Norms(), "published")
+
+
+def _version(source: Path, mid_block: bool, window: int | None, original: bool) -> MotionVersion:
+    """Which version modules are of; InputError where that is not sure. In diffusers' style all but v1 are run alike."""
+    if mid_block:
+        return "v2"
+    if window == WINDOWS["v1"]:
+        return "v1"
+    if window == WINDOWS["v3"] or (window is not None and not original):
+        return "v3"
+    what = "no positional encodings" if window is None else f"positional encodings of {window} frames"
+    raise InputError(f"{source} holds {what}, and may be AnimateDiff v1 or v3, which are run differently: say which it "
+                     "is, --motion-version v1 or --motion-version v3")  # fmt: skip
+
+
+def check_division(source: Path, channels: Any, heads: Any, groups: Any) -> None:
+    """InputError for numbers of heads and groups, of all blocks or one a block, that channels are not divided into."""
+    if not (isinstance(channels, list | tuple) and all(type(width) is int and width > 0 for width in channels)):
+        raise InputError(f"{source} says that its blocks have {channels} channels, where whole numbers belong")
+    for given, name in ((heads, "heads of attention"), (groups, "groups of a norm")):
+        numbers = given if isinstance(given, list | tuple) else [given] * len(channels)
+        whole = len(numbers) == len(channels) and all(type(number) is int and number > 0 for number in numbers)
+        if not whole or any(width % number for width, number in zip(channels, numbers, strict=True)):
+            raise InputError(f"{source} is to have {given!r} {name}, into which blocks of "
+                             f"{', '.join(map(str, channels))} channels cannot be divided")  # fmt: skip
 
 
 def facts_from(said: Any, source: Path) -> Facts:
@@ -295,29 +349,22 @@ def built(
     return model.requires_grad_(False).eval(), report, len(needed)
 
 
-def read_tensors(path: Path) -> Mapping[str, Tensor]:
-    """All tensors of a file; InputError for one that is damaged or of no such kind. No pickle is ever run."""
-    if path.suffix == ".safetensors":
-        read_manifest([path])  # says what is wrong with a damaged one
-        return load_file(path)
-    if path.suffix in PICKLES:
-        return read_state(path)
-    raise InputError(f"{path} is no file of weights: give .safetensors or {', '.join(PICKLES)}")
-
-
 def settings(heads: int, groups: int, facts: Facts) -> dict[str, str]:
     """The metadata of a safetensors file, with what no tensor of it tells."""
     return {"format": "pt", SETTINGS: json.dumps({"heads": heads, "groups": groups, "facts": asdict(facts)})}
 
 
 def settings_in(path: Path) -> dict[str, Any]:
-    """Heads, groups and facts as a file of ours names them."""
-    if path.suffix != ".safetensors":
-        return {}
-    with safe_open(path, "pt") as file:
-        said = (file.metadata() or {}).get(SETTINGS, "{}")
+    """Heads, groups and facts as a file of ours names them; nothing where another program wrote it.
+
+    Raises:
+        InputError: what is there is no JSON object.
+    """
+    said = read_metadata(path).get(SETTINGS, "{}")
     try:
         told = json.loads(said)
     except ValueError:
-        return {}
-    return told if isinstance(told, dict) else {}
+        told = None
+    if not isinstance(told, dict):
+        raise InputError(f"{path} holds {SETTINGS} that are no JSON object: it is damaged")
+    return told

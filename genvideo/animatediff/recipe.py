@@ -12,7 +12,16 @@ import tyro
 
 from core2d.app.errors import InputError
 from core2d.app.outputs import check_output
-from core2d.app.recipe import Output, Prompts, Recipe, check_between, check_prompt, check_prompt_length, read_prompts
+from core2d.app.recipe import (
+    Output,
+    Prompts,
+    Recipe,
+    check_between,
+    check_prompt,
+    check_prompt_length,
+    files_and_strengths,
+    read_prompts,
+)
 from core2d.app.registry import resolve
 from core2d.media.videos import FASTEST_GIF, VIDEO_SUFFIXES, check_video_output
 
@@ -38,11 +47,14 @@ class TextToVideoRecipe(Recipe):
     """A bundled model (see `core2d models`), or the folder of an SD 1.x model."""
     motion: str = "toybox-motion"
     """Motion modules: a bundled name, a folder of diffusers, or a file such as mm_sd_v15_v2.ckpt."""
+    motion_version: Literal["v1", "v2", "v3"] | None = None
+    """Which version of AnimateDiff the motion modules are of, where their file cannot tell v1 from v3."""
     vae: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
     """Another autoencoder for the same latents, such as sd-vae-ft-mse: a bundled name or a folder; None takes the one
     that belongs to the motion modules, else that of the model."""
     lora: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FILE[@STRENGTH]")] = ()
-    """MotionLoRAs and domain adapters to add, such as v2_lora_ZoomIn.ckpt@0.8; a strength of 1 where none is named."""
+    """MotionLoRAs, domain adapters and other LoRAs to add, such as v2_lora_ZoomIn.ckpt@0.8; a strength of 1 where none
+    is named."""
     frames: int = 16
     """Frames of a clip; more than a window are drawn in overlapping windows."""
     fps: str = "8"
@@ -99,9 +111,7 @@ class TextToVideoRecipe(Recipe):
                            for path in self.pictures.values())):  # fmt: skip
             if path is not None and not Path(path).exists():
                 raise InputError(f"{name} {path}: no such file")
-        for path in self.loras:
-            if not Path(path).is_file():
-                raise InputError(f"--lora {path}: no such file")
+        files_and_strengths("--lora", self.lora)
         self.check_output()
         for folder in (self.model, self.vae):
             if folder is not None:
@@ -152,16 +162,8 @@ class TextToVideoRecipe(Recipe):
 
     @property
     def loras(self) -> dict[str | Path, float]:
-        """The files of --lora and their strengths; InputError where one is no number."""
-        found: dict[str | Path, float] = {}
-        for one in self.lora:
-            name, _, strength = one.rpartition("@") if "@" in one else (one, "", "1")
-            if not re.fullmatch(r"-?[0-9]*\.?[0-9]+", strength):
-                raise InputError(f"--lora {one}: give a file, or FILE@STRENGTH such as {name}@0.8")
-            if Path(name).expanduser() in found:
-                raise InputError(f"--lora {one}: it is given twice")
-            found[Path(name).expanduser()] = float(strength)
-        return found
+        """The files of --lora and their strengths; InputError where one is not there, or no number."""
+        return {**files_and_strengths("--lora", self.lora)}
 
     @property
     def makes_a_folder(self) -> bool:

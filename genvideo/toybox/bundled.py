@@ -13,6 +13,8 @@ from diffusers.models.attention_processor import AttnProcessor
 from diffusers.models.unets.unet_motion_model import MotionAdapter
 from torch import Tensor
 
+from core2d.adapters.lora import Lora, fuse, go_on_from, lora_of
+from core2d.adapters.lora_files import read_lora, write_lora
 from core2d.app.errors import InputError
 from core2d.app.outputs import atomic_path, write_json
 from core2d.bundled import judges
@@ -36,7 +38,6 @@ from core2d.toybox.judge import PictureJudge, load_motion_judge, load_picture_ju
 from core2d.training.loop import TrainingRecipe
 from genvideo.animatediff.formats import ADAPTER, Facts, read_motion, write_motion
 from genvideo.animatediff.motion import MotionBackbone, deflate, fresh_motion, inflate, read_vae, temporal_parameters
-from genvideo.animatediff.motion_lora import Lora, add_lora, go_on_from, lora_of, read_lora, write_lora
 from genvideo.animatediff.motion_words import begin_with, discriminants
 from genvideo.animatediff.pipeline import AnimateDiff
 from genvideo.animatediff.task import EncodedClips, MotionTask, domain_adapter, encode_clips, encode_words
@@ -192,7 +193,7 @@ def scores_of(backbone: Backbone, motion: MotionAdapter, adapter: Lora, setup: T
     if judge is None or not (motion_judge / "motion.safetensors").is_file():
         return {}
     prior, seed = MotionBackbone(backbone, motion), world.TUNING_SEEDS[0]
-    add_lora(prior.unet, adapter)
+    fuse(prior.unet, adapter)
     if (setup.assets / VIDEO_VAE.folder / "config.json").is_file():
         prior.use_vae(read_vae(setup.assets / VIDEO_VAE.folder))
     pipeline = AnimateDiff(prior, takes_frames=True, shared_noise=SAMPLED_SHARE)

@@ -180,7 +180,8 @@ def test_published_modules_bring_their_own_schedule(
     motion.save_pretrained(tmp_path / "theirs")
     shutil.copytree(tiny_folder("sd1"), tmp_path / "odd")
     odd = {"_class_name": "DDIMScheduler", "beta_schedule": "scaled_linear", "set_alpha_to_one": False,
-           "timestep_spacing": "trailing", "rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}  # fmt: skip
+           "timestep_spacing": "trailing", "rescale_betas_zero_snr": True,
+           "prediction_type": "v_prediction"}  # fmt: skip
     write_json(tmp_path / "odd" / "scheduler" / "scheduler_config.json", odd)
     ours = AnimateDiff.from_pretrained(tmp_path / "odd", tmp_path / "ours")
     theirs = AnimateDiff.from_pretrained(tmp_path / "odd", tmp_path / "theirs")
@@ -192,7 +193,7 @@ def test_published_modules_bring_their_own_schedule(
                        "clip_sample": False}  # fmt: skip
     made: Any = DDIMScheduler(**of_authors)  # as their code makes it, whatever the backbone's config says
     expected = dict(made.config) | {"prediction_type": "v_prediction"}  # but for what the backbone itself predicts
-    assert {name: theirs.scheduler.config[name] for name in made.config} == expected
+    assert all(theirs.scheduler.config[name] == value for name, value in expected.items() if name[0] != "_")
     assert theirs.scheduler.final_alpha_cumprod == 1 != ours.scheduler.final_alpha_cumprod  # pyright: ignore
     assert theirs.prior.schedule.alphas_cumprod is not None
     betas = 1 - theirs.prior.schedule.alphas_cumprod[0]
