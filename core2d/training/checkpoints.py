@@ -35,6 +35,14 @@ def write_checkpoint(root: Path, step: int, tensors: dict[str, dict[str, Tensor]
         remove(old)
 
 
+def set_aside(folder: Path) -> None:
+    """Move the checkpoints of a run folder, if it has any, to `checkpoints.previous/`: they may be hours of work."""
+    checkpoints, previous = folder / "checkpoints", folder / "checkpoints.previous"
+    if newest_checkpoint(checkpoints) is not None:
+        remove(previous)
+        checkpoints.replace(previous)
+
+
 def _step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step-"))
 

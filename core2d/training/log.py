@@ -1,0 +1,51 @@
+"""log.jsonl: what a training says of itself."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import fmean
+
+from core2d.app.outputs import atomic_path
+
+
+class TrainingLog:
+    """Every few steps one line: the means over the steps since the line before, and the last rates.
+
+    What a phase says comes only with lines of whose steps it took one.
+
+    Args:
+        path: of the file; lines of later steps than `step` are dropped, a run that was killed left them.
+        on_log: called with each line.
+    """
+
+    def __init__(self, path: Path, step: int, on_log: Callable[[dict[str, float]], None] | None) -> None:
+        self.path, self.on_log, self.rows, self.since = path, on_log, 0, time.perf_counter()
+        self.window: dict[str, list[float]] = {}
+        self.rates: dict[str, float] = {}
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        whole = [line for line in lines if line.endswith("\n")]  # a kill can cut the last one short
+        with atomic_path(path) as temporary:
+            temporary.write_text("".join(line for line in whole if json.loads(line)["step"] <= step))
+
+    def add(self, means: dict[str, float], rates: dict[str, float], rows: int) -> None:
+        """Take in one step."""
+        self.rows += rows
+        self.rates |= rates
+        for name, value in means.items():
+            self.window.setdefault(name, []).append(value)
+
+    def write(self, step: int, seconds: float) -> None:
+        """Write a line."""
+        now = time.perf_counter()
+        means = {name: fmean(values) for name, values in self.window.items()}
+        speed = self.rows / (now - self.since)
+        times = {"seconds": round(seconds, 3), "rows_per_second": round(speed, 2)}
+        record = {"step": step, **means, **self.rates, **times}
+        with self.path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        self.rows, self.since, self.window, self.rates = 0, now, {}, {}
+        if self.on_log is not None:
+            self.on_log(record)
