@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from core2d.app.program import Result
+from core2d.app.registry import visible
 
 
 def models(recipe: Any) -> Result:
@@ -16,7 +17,7 @@ def models(recipe: Any) -> Result:
 
 def describe_model(folder: Path) -> dict[str, Any]:
     """Megabytes (1e6 bytes) in `folder`, and the first line of its card that is text."""
-    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    size = sum(file.stat().st_size for file in visible(folder, "**/*"))
     card = (folder / "README.md").read_text(encoding="utf-8")
     text = re.sub(r"\A---\n.*?\n---\n", "", card, flags=re.DOTALL)  # without the hub's front matter
     title = next((line.strip("# ") for line in text.splitlines() if line.strip("# ")), "")

@@ -8,7 +8,7 @@ config, so models of any size have them. The other way round, a config is found 
     state = diffusers_to_ldm(unet.state_dict(), names)         # a state dict in LDM's layout
     unet.load_state_dict(ldm_to_diffusers(state, names))
 
-Names here have no prefix: in a checkpoint `model.diffusion_model.`, `first_stage_model.` and `cond_stage_model.model.`
+Names have no prefix: in a checkpoint `model.diffusion_model.`, `first_stage_model.` and `cond_stage_model.model.`
 stand before those of UNet, autoencoder and CLIP.
 """
 
@@ -214,6 +214,60 @@ def _tensor(state: Mapping[str, Tensor], name: str) -> Tensor:
     if name not in state:
         raise ValueError(f"the state dict of {len(state)} tensors has no {name}")
     return state[name]
+
+
+# -- what the original model keeps beside weights ------------------------------------------------------------------
+
+
+def schedule_to_ldm(alphas_cumprod: Tensor) -> dict[str, Tensor]:
+    """The noise schedule as `LatentDiffusion` keeps it: name -> (T,) float32, every buffer of `register_schedule`.
+
+    Its samplers read these, not the config. The variances are those of the posterior (2006.11239, equations 6 and 7),
+    `v_posterior` being 0 in every published config.
+
+    Args:
+        alphas_cumprod: (T,) float64 abar_t.
+    """
+    abar, before = alphas_cumprod, torch.cat([alphas_cumprod.new_ones(1), alphas_cumprod[:-1]])  # (T,) each
+    alphas = abar / before
+    betas, noise = 1 - alphas, 1 - abar
+    variance = betas * (1 - before) / noise
+    buffers = {
+        "betas": betas,
+        "alphas_cumprod": abar,
+        "alphas_cumprod_prev": before,
+        "sqrt_alphas_cumprod": abar.sqrt(),
+        "sqrt_one_minus_alphas_cumprod": noise.sqrt(),
+        "log_one_minus_alphas_cumprod": noise.log(),
+        "sqrt_recip_alphas_cumprod": (1 / abar).sqrt(),
+        "sqrt_recipm1_alphas_cumprod": (1 / abar - 1).sqrt(),
+        "posterior_variance": variance,
+        "posterior_log_variance_clipped": variance.clamp(min=1e-20).log(),  # that of the first step is 0
+        "posterior_mean_coef1": betas * before.sqrt() / noise,
+        "posterior_mean_coef2": (1 - before) * alphas.sqrt() / noise,
+    }
+    return {name: buffer.float() for name, buffer in buffers.items()}
+
+
+def average_of(name: str) -> str:
+    """The name of the moving average of a UNet's tensor: `LitEma` leaves out dots, which buffers cannot have."""
+    return "model_ema." + f"diffusion_model.{name}".replace(".", "")
+
+
+def averages_to_ldm(unet: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The moving averages that the original code samples with, for a UNet that is its own average.
+
+    A model that is made with `use_ema`, as published configs are by default, swaps these in for every sample; without
+    them it would draw with weights at random.
+
+    Args:
+        unet: under LDM's names without prefix.
+
+    Returns:
+        The same tensors again, with the decay and the number of updates that `LitEma` starts with.
+    """
+    beside = {"model_ema.decay": torch.tensor(0.9999), "model_ema.num_updates": torch.tensor(0, dtype=torch.int32)}
+    return {average_of(name): tensor for name, tensor in unet.items()} | beside
 
 
 # -- configs from shapes -------------------------------------------------------------------------------------------

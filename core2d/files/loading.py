@@ -6,6 +6,7 @@ one line why a file does not fit instead of filling gaps with random weights.
 
 import json
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from core2d.app.errors import InputError
+from core2d.app.registry import visible
 from core2d.files.manifests import Comparison, Manifest, compare_keys, manifest_of
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -39,20 +41,35 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def weights_files(folder: Path) -> tuple[list[Path], str | None]:
-    """The safetensors files of one model, and their variant (`fp16`) where only such files are there.
+    """The safetensors files of one model, and their variant (`fp16`, `bf16`, ...) where there are no plain ones.
 
-    Raises InputError where there are none, or only pickled ones, which are not read.
+    Where there are several variants and no plain files, `fp16` comes before `bf16`, which is coarser. Hidden files, and
+    others beside those that the libraries name (`diffusion_pytorch_model`, `model`), do not count.
+
+    Raises:
+        InputError: there are none, or only pickled ones, which are not read, or variants of unknown kinds.
     """
-    files = sorted(folder.glob("*.safetensors"))
-    plain = [file for file in files if ".fp16" not in file.name]
-    if plain:
-        return plain, None
-    if files:
-        return files, "fp16"
-    pickled = sorted(file.name for kind in ("*.bin", "*.pt", "*.pth", "*.ckpt") for file in folder.glob(kind))
+    files = {path: _WEIGHTS.fullmatch(path.name) for path in sorted(visible(folder, "*.safetensors"))}
+    named = {path: match for path, match in files.items() if match}
+    variants: dict[str | None, list[Path]] = {}
+    for path, match in (named or files).items():
+        variants.setdefault(match and (match["variant"] or match["old_variant"]), []).append(path)
+    if variants:
+        choice = next((variant for variant in (None, "fp16", "bf16") if variant in variants), next(iter(variants)))
+        if choice not in (None, "fp16", "bf16") and len(variants) > 1:
+            names = ", ".join(str(variant) for variant in variants)
+            raise InputError(f"{folder} holds the weights in several variants ({names}): keep the files of one")
+        return variants[choice], choice
+    pickled = sorted(path.name for kind in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in visible(folder, kind))
     if pickled:
         raise InputError(f"{folder} holds only the pickle {pickled[0]}, which is not read: convert it to safetensors")
     raise InputError(f"{folder} holds no .safetensors weights")
+
+
+# A variant stands before the number of a part, or, as older versions of diffusers wrote it, after that.
+_WEIGHTS = re.compile(
+    r"(diffusion_pytorch_model|model)(\.(?P<variant>[^.]+?))?(-\d+-of-\d+(\.(?P<old_variant>[^.]+))?)?\.safetensors"
+)
 
 
 def read_manifest(files: list[Path]) -> Manifest:
@@ -87,7 +104,8 @@ def load_model(model_class: type[Model], folder: Path, dtype: torch.dtype) -> Mo
                 output_loading_info=True,
             )
     except (ValueError, RuntimeError, OSError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(_misfit(model_class, folder, found) or f"{folder} cannot be loaded: {error}") from error
+        reason = " ".join(str(error).split())  # of the libraries, over several lines
+        raise InputError(_misfit(model_class, folder, found) or f"{folder} cannot be loaded: {reason}") from error
     if info["missing_keys"] or info["unexpected_keys"] or info["mismatched_keys"]:
         raise InputError(_misfit(model_class, folder, found) or f"{folder} does not fit its config.json")
     # Some loaders keep single modules in another format (T5's in float32 when asked for float16): as

@@ -71,7 +71,10 @@ class NoiseSchedule:
         steps = config.get("num_train_timesteps", 1000)
         if not isinstance(steps, int) or steps < 1:
             raise InputError(f"the scheduler config has num_train_timesteps {steps!r}: write a number such as 1000")
-        if "FlowMatch" in config.get("_class_name", "") or config.get("prediction_type") == "flow_prediction":
+        name = config.get("_class_name", "")
+        if not isinstance(name, str):
+            raise InputError(f"the scheduler config has _class_name {name!r}: write a name such as DDIMScheduler")
+        if "FlowMatch" in name or config.get("prediction_type") == "flow_prediction":
             return cls(None, "flow", steps)
         return cls(alphas_cumprod_from_config(config), config.get("prediction_type", "epsilon"))
 

@@ -134,7 +134,7 @@ def test_prediction_types_come_from_the_scheduler(backbones):
 
 
 def test_a_flow_matching_checkpoint_predicts_velocity(folder: Path):
-    edit_json(folder / "scheduler" / "scheduler_config.json", _class_name="FlowMatchEulerDiscreteScheduler")
+    edit_json(folder / "model_index.json", scheduler=["diffusers", "FlowMatchEulerDiscreteScheduler"])
     backbone, x_t, t = Backbone.load(folder), some_latents(), torch.tensor([250.0, 812.5])
     condition = backbone.encode_text(["a red mug"])
     prediction = backbone.predict(x_t, t, condition)

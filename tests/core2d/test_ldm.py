@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -12,11 +13,14 @@ from torch.nn import functional as F
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from core2d.files.ldm import (
+    average_of,
+    averages_to_ldm,
     clip_vision_config_of,
     clip_vision_on_meta,
     clip_vision_to_openai,
     diffusers_to_ldm,
     ldm_to_diffusers,
+    schedule_to_ldm,
     unet_config_of,
     unet_on_meta,
     unet_to_ldm,
@@ -25,6 +29,7 @@ from core2d.files.ldm import (
     vae_to_ldm,
 )
 from core2d.files.manifests import UNET_CONFIGS, VAE_CONFIG, Manifest, manifest_of
+from core2d.prior.schedule import alphas_cumprod_from_config, zero_terminal_snr
 
 VIT_L_14: dict[str, Any] = dict(
     hidden_size=1024,
@@ -233,6 +238,61 @@ def test_the_vision_tower_computes_the_same_from_its_original_tensors() -> None:
     back = ldm_to_diffusers(there, names)
     assert back.keys() == tower.state_dict().keys()
     assert all(torch.equal(back[key], tensor) for key, tensor in tower.state_dict().items())
+
+
+# -- schedule and averages ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("zero_snr", [False, True])
+def test_the_schedule_is_that_of_the_original_code(zero_snr: bool) -> None:
+    config = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2  # (1000,)
+    if zero_snr:
+        root = zero_terminal_snr((1 - betas).cumprod(0))  # (1000,) abar_t, 0 at the end
+        betas = 1 - root / torch.cat([torch.ones(1), root[:-1]])
+    found = schedule_to_ldm(alphas_cumprod_from_config(config | {"rescale_betas_zero_snr": zero_snr}))
+    assert all(buffer.dtype == torch.float32 and buffer.shape == (1000,) for buffer in found.values())
+    alphas = 1 - betas
+    abar = alphas.cumprod(0)
+    before = torch.cat([torch.ones(1), abar[:-1]])
+    # Of the product of two Gaussians: q(x_t | x_t-1) around x_t / sqrt(alpha), and q(x_t-1 | x_0).
+    precision = alphas / betas + 1 / (1 - before)  # (1000,), infinite at the first step
+    expected = {
+        "betas": betas,
+        "alphas_cumprod": abar,
+        "alphas_cumprod_prev": before,
+        "sqrt_alphas_cumprod": abar**0.5,
+        "sqrt_one_minus_alphas_cumprod": (1 - abar) ** 0.5,
+        "log_one_minus_alphas_cumprod": torch.log1p(-abar),
+        "sqrt_recip_alphas_cumprod": abar**-0.5,
+        "sqrt_recipm1_alphas_cumprod": ((1 - abar) / abar) ** 0.5,
+        "posterior_variance": 1 / precision,
+        "posterior_log_variance_clipped": torch.cat([torch.tensor([-46.0517019]), -precision[1:].log()]),  # log 1e-20
+        "posterior_mean_coef1": torch.cat([torch.ones(1), (before**0.5 / (1 - before) / precision)[1:]]),
+        "posterior_mean_coef2": alphas**0.5 / betas / precision,
+    }
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        torch.testing.assert_close(found[name], values.float(), rtol=2e-5, atol=1e-7, msg=name)
+
+
+def test_variances_are_those_of_diffusers() -> None:
+    config: dict[str, Any] = dict(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+    theirs = DDPMScheduler(**config)
+    found = schedule_to_ldm(alphas_cumprod_from_config(config))["posterior_variance"]
+    for step in (1, 10, 500, 999):
+        torch.testing.assert_close(found[step], theirs._get_variance(step), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("name", UNET_CONFIGS)
+def test_every_tensor_of_a_unet_has_an_average_of_its_own(name: str) -> None:
+    names = unet_to_ldm(UNET_CONFIGS[name])
+    unet = {there: torch.tensor(index) for index, there in enumerate(names.values())}
+    found = averages_to_ldm(unet)
+    assert len(found) == len(unet) + 2
+    assert found["model_ema.diffusion_modelinput_blocks00weight"] is unet["input_blocks.0.0.weight"]
+    assert all(found[average_of(name)] is tensor for name, tensor in unet.items())
+    assert found["model_ema.num_updates"].dtype == torch.int32 and found["model_ema.decay"].dtype == torch.float32
 
 
 @pytest.mark.parametrize("config_of", [unet_config_of, vae_config_of, clip_vision_config_of])

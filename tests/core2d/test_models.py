@@ -63,6 +63,13 @@ def test_a_file_is_no_model(package: Path, tmp_path: Path):
         resolve(tmp_path / "model.safetensors")
 
 
+@pytest.mark.parametrize("name", ["~nobody-of-that-name/model", "x" * 5000, "a/" + "x" * 300])
+def test_names_that_cannot_be_looked_for_are_one_short_line(package: Path, name: str):
+    with pytest.raises(InputError, match=r"cannot be looked for|no model") as caught:
+        resolve(name)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 1500
+
+
 def parameters(manifest: dict[str, tuple[int, ...]]) -> float:
     """In millions."""
     return round(sum(math.prod(shape) for shape in manifest.values()) / 1e6, 2)

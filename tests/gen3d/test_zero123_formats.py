@@ -11,7 +11,7 @@ from helpers.tiny_zero123 import WIDTH, tiny_clip_config, tiny_vae, tiny_zero123
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPVisionModelWithProjection
 
 from core2d.app.errors import InputError
@@ -30,6 +30,7 @@ PLACES = {
     "model": "diffusers",
     "clip": "clip_camera_projection",
 }
+SCHEDULE = ldm.schedule_to_ldm(alphas_cumprod_from_config(PUBLISHED_SCHEDULER))
 UNET, EMA, CLIP = "model.diffusion_model.", "model_ema.diffusion_model", "cond_stage_model.model."
 
 
@@ -88,7 +89,7 @@ def test_every_format_gives_back_what_was_written(parts: Zero123Parts, tmp_path:
     write_zero123(tmp_path / place, parts, format)
     found, report = read_zero123(tmp_path / place)
     assert_same(parts, found)
-    assert report.format == format and report.betas_ok and not report.ema_used
+    assert report.format == format and report.betas_ok and report.ema_used == (format == "ldm")
     assert not report.missing and not report.unexpected
     assert str(report).startswith(f"Zero-1-to-3 in the format {format}\n") and "as published" in str(report)
     assert [path.name for path in tmp_path.iterdir()] == [place]
@@ -194,12 +195,62 @@ def test_full_size_names_and_shapes() -> None:
 def test_a_published_model_needs_no_settings(original: Path) -> None:
     state = load_file(original)
     assert SETTINGS not in state
-    assert {name for name in state if "." not in name} == {"betas", "alphas_cumprod"}
+    assert {name for name in state if "." not in name} == SCHEDULE.keys()
+    assert all(torch.equal(state[name], buffer) for name, buffer in SCHEDULE.items())
     root = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64)
     torch.testing.assert_close(state["betas"], (root**2).float(), rtol=1e-6, atol=0)
-    torch.testing.assert_close(
-        state["alphas_cumprod"], alphas_cumprod_from_config(PUBLISHED_SCHEDULER).float(), rtol=0, atol=0
-    )
+
+
+class LatentDiffusion(nn.Module):
+    """What the original code loads a file into: modules by name, averages as `LitEma` names them, and the schedule."""
+
+    def __init__(self, shapes: Manifest) -> None:
+        super().__init__()
+        for name, shape in shapes.items():
+            *path, last = name.split(".")
+            place: nn.Module = self
+            for step in path:
+                if not hasattr(place, step):
+                    place.add_module(step, nn.Module())
+                place = getattr(place, step)
+            place.register_parameter(last, nn.Parameter(torch.full(shape, torch.nan)))
+        self.model_ema = nn.Module()
+        self.model_ema.register_buffer("decay", torch.tensor(0.0))
+        self.model_ema.register_buffer("num_updates", torch.tensor(-1, dtype=torch.int))
+        for name, parameter in self.get_submodule("model").named_parameters():
+            self.model_ema.register_buffer(name.replace(".", ""), parameter.clone().detach())
+        for name in SCHEDULE:
+            self.register_buffer(name, torch.full((1000,), torch.nan))
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
+def test_the_original_code_finds_all_that_it_samples_with(tmp_path: Path, suffix: str) -> None:
+    parts = unusual()
+    write_zero123(tmp_path / f"model{suffix}", parts)
+    path = tmp_path / f"model{suffix}"
+    state = load_file(path) if suffix == ".safetensors" else torch.load(path, weights_only=True)["state_dict"]
+    shapes = {
+        name: tuple(tensor.shape) for name, tensor in state.items() if name.startswith((UNET, "first", CLIP, "cc"))
+    }
+    there = LatentDiffusion(shapes)
+    expected = {f"{UNET}{name}" for name in ldm.unet_to_ldm(config_of(parts.unet)).values()}
+    assert {name for name in shapes if name.startswith(UNET)} == expected
+    missing, unexpected = there.load_state_dict(state, strict=False)
+    assert missing == [] and unexpected == [SETTINGS]
+    for name, weight in there.get_submodule("model").named_parameters():  # what `ema_scope` swaps in
+        assert torch.equal(getattr(there.model_ema, name.replace(".", "")), weight) and weight.isfinite().all()
+    assert there.model_ema.decay == torch.tensor(0.9999) and there.model_ema.num_updates == 0
+    for name, buffer in ldm.schedule_to_ldm(alphas_cumprod_from_config(parts.scheduler_config)).items():
+        assert torch.equal(getattr(there, name), buffer) and buffer.isfinite().all()
+        assert not torch.equal(buffer, SCHEDULE[name])  # that of these parts, not the usual one
+
+
+def test_a_pickle_holds_weights_and_averages_once(parts: Zero123Parts, original: Path, tmp_path: Path) -> None:
+    write_zero123(tmp_path / "model.ckpt", parts)
+    averages = sum(tensor.nbytes for name, tensor in load_file(original).items() if name.startswith(EMA))
+    sizes = [path.stat().st_size for path in (original, tmp_path / "model.ckpt")]
+    assert averages == sum(tensor.nbytes for tensor in parts.unet.state_dict().values())
+    assert sizes[0] - sizes[1] > 0.8 * averages
 
 
 def test_other_betas_are_noticed(original: Path) -> None:
@@ -229,10 +280,11 @@ def test_both_styles_of_clip(parts: Zero123Parts, original: Path) -> None:
 
 def test_text_tensors_of_clip_are_left_over(parts: Zero123Parts, original: Path) -> None:
     left = ["token_embedding.weight", "positional_embedding", "ln_final.bias", "text_projection", "logit_scale"]
-    extra = {f"{CLIP}{name}": torch.zeros(2, 2) for name in left} | {"sqrt_alphas_cumprod": torch.zeros(1000)}
+    extra = {f"{CLIP}{name}": torch.zeros(2, 2) for name in left} | {"logvar": torch.zeros(1000)}
     found, report = read_zero123(edited(original, lambda state: state.update(extra)))
     assert_same(parts, found)
-    assert set(report.ignored) == {*extra, "betas", "alphas_cumprod"} and not report.unexpected
+    beside = {"model_ema.decay", "model_ema.num_updates", *extra, *SCHEDULE}
+    assert {name for name in report.ignored if not name.startswith(UNET)} == beside and not report.unexpected
 
 
 # -- averages ----------------------------------------------------------------------------------------------------
@@ -288,7 +340,7 @@ def test_no_checkpoint(tmp_path: Path, original: Path) -> None:
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_tensor_that_is_missing_or_of_another_shape(original: Path, data: st.DataObject) -> None:
-    names = [name for name in load_file(original) if "." in name]
+    names = [name for name in load_file(original) if "." in name and not name.startswith("model_ema.")]
     name = data.draw(st.sampled_from(names))
     refused(edited(original, lambda state: state.pop(name)), "missing")
     shape = data.draw(st.sampled_from([(), (1,), (3, 5), (2, 2, 2, 2), (0, 4)]))
