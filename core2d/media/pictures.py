@@ -3,23 +3,41 @@
 In memory a picture is an array `(h, w, 3 or 4)` of uint8, or a tensor `(c, h, w)` of floats in [0, 1].
 """
 
+import contextlib
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageOps, PngImagePlugin
+from PIL import Image, PngImagePlugin
 
 from core2d.app.errors import InputError
 from core2d.app.outputs import IMAGE_SUFFIXES, atomic_path, check_output
+from core2d.media.colors import WHITE as WHITE
+from core2d.media.colors import Color, UnknownPixels, on_color, srgb_pixels
 
 if TYPE_CHECKING:
     import torch
 
 LARGEST_PICTURE = 64_000_000  # pixels; more is refused when read
-READABLE = ("PNG", "JPEG", "WEBP")
+READABLE = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
+KINDS = "PNG, JPEG, WebP, TIFF or BMP"
+READABLE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
+ORIENTATION = 0x0112  # of EXIF: how a picture is to be turned, by these numbers
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+TURNS_BACK = TURNS | {6: TURNS[8], 8: TURNS[6]}
+SIDEWAYS = 5  # from this number on width and height change places
 WRITE_OPTIONS: dict[str, dict[str, Any]] = {
     ".png": {"format": "PNG"},
     ".jpg": {"format": "JPEG", "quality": 95, "subsampling": 0},
@@ -28,7 +46,7 @@ WRITE_OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-# -- pictures ------------------------------------------------------------------------------------------
+# -- writing -------------------------------------------------------------------------------------------
 
 
 def to_uint8(images: "torch.Tensor") -> np.ndarray:
@@ -96,26 +114,92 @@ def save_image(path: str | Path, image: "torch.Tensor | np.ndarray", text: Mappi
     return path
 
 
-def read_image(path: str | Path) -> np.ndarray:
-    """Read a PNG, JPEG or WebP as uint8 `(h, w, 3)`, or `(h, w, 4)` where it has transparency.
+# -- reading -------------------------------------------------------------------------------------------
 
-    A turned photograph is set upright; of an animation the first frame is read.
+
+@dataclass(frozen=True)
+class PictureHeader:
+    """What a picture file says before its pixels.
+
+    Attributes:
+        kind: "PNG", "JPEG", "WEBP", "TIFF", "BMP", "MPO" (a JPEG with previews, as of phones) or "GIF".
+        size: (width, height) upright.
+        stored: (width, height) before it is turned as its EXIF orientation says.
+        frames: how many pictures are in it.
+    """
+
+    kind: str
+    size: tuple[int, int]
+    stored: tuple[int, int]
+    frames: int
+
+
+class UnreadablePicture(InputError):
+    """A picture is missing, damaged or a Git LFS pointer; `what` says which."""
+
+    def __init__(self, what: str, message: str):
+        super().__init__(message)
+        self.what = what
+
+
+def read_image(path: str | Path, background: Color | None = None, upright: bool = True) -> np.ndarray:
+    """Read a PNG, JPEG, WebP, TIFF or BMP; every command reads its pictures here.
+
+    Of an animation the first frame is read. Grey, palettes, CMYK, 16 bits and ICC profiles become sRGB of 8 bits.
+
+    Args:
+        path: of the picture.
+        background: the colour that is seen where the picture is transparent; None keeps transparency.
+        upright: turn it as its EXIF orientation says.
+
+    Returns:
+        uint8 (h, w, 3); without a background (h, w, 4) where the file has transparency, colours not multiplied by it.
 
     Raises:
-        InputError: no such file, not one of these formats, damaged, or more than 64 million pixels.
+        UnreadablePicture: no such file, not one of these formats, damaged, or a Git LFS pointer.
+        InputError: more than 64 million pixels, or pixels that are no bytes and cannot be made ones.
     """
-    try:
-        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=READABLE) as image:
-            if image.width * image.height > LARGEST_PICTURE:
-                raise InputError(f"{path} has {image.width} x {image.height} pixels: more than 64 million")
-            upright = ImageOps.exif_transpose(image)
-            return np.array(upright.convert("RGBA" if upright.has_transparency_data else "RGB"))
-    except FileNotFoundError as error:
-        raise InputError(f"no picture at {path}") from error
-    except InputError:
-        raise
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # what decoders raise
-        raise InputError(f"{path} cannot be read as PNG, JPEG or WebP: {error}") from error
+    with _opened(path, READABLE) as image:
+        turned = image.format == "TIFF"  # Pillow turns these itself while it loads them, and forgets how
+        number = _orientation(image) if turned else 1
+        pixels = srgb_pixels(image)
+        number = number if turned else _orientation(image)  # of a PNG it may stand behind the pixels
+    turn = None if turned == upright else (TURNS if upright else TURNS_BACK).get(number)
+    if turn is not None:
+        pixels = np.array(Image.fromarray(pixels).transpose(turn))
+    return pixels if background is None else on_color(pixels, background)
+
+
+def read_header(path: str | Path) -> PictureHeader:
+    """What a picture, or a GIF, says before its pixels.
+
+    Raises:
+        UnreadablePicture, InputError: as `read_image`, as far as that can be told.
+    """
+    with _opened(path, (*READABLE, "GIF")) as image:
+        size, kind = image.size, image.format or ""
+        other = (size[1], size[0]) if _orientation(image) >= SIDEWAYS else size
+        size, stored = (size, other) if kind == "TIFF" else (other, size)
+        return PictureHeader(kind, size, stored, getattr(image, "n_frames", 1))
+
+
+def is_pointer(path: str | Path) -> bool:
+    """Whether Git LFS left a pointer in the place of a file."""
+    with Path(path).open("rb") as file:
+        return file.read(64).startswith(b"version https://git-lfs")
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """The pictures in a folder and those below, by name; hidden files and folders do not count."""
+    if not folder.is_dir():
+        return []
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in READABLE_SUFFIXES)
+    return sorted(path for path in found if not any(part[0] == "." for part in path.relative_to(folder).parts))
+
+
+def is_litter(path: Path) -> bool:
+    """Whether a file is what file managers leave in every folder that they show."""
+    return path.name.startswith("._") or path.name in (".DS_Store", "Thumbs.db", "desktop.ini")
 
 
 def read_image_text(path: str | Path) -> dict[str, str]:
@@ -123,6 +207,38 @@ def read_image_text(path: str | Path) -> dict[str, str]:
     with Image.open(path, formats=("PNG",)) as image:
         image.load()
         return {str(name): str(value) for name, value in image.info.items() if isinstance(value, str)}
+
+
+@contextlib.contextmanager
+def _opened(path: str | Path, formats: tuple[str, ...]) -> Iterator[Image.Image]:
+    """An image whose header is read; what goes wrong with it is said in our words."""
+    try:
+        if is_pointer(path):
+            said = f"{path} is a Git LFS pointer: fetch the file itself with `git lfs pull`"
+            raise UnreadablePicture("a Git LFS pointer", said)
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=formats) as image:
+            if image.width * image.height > LARGEST_PICTURE:
+                large = f"{path} has {image.width} x {image.height} pixels: more than 64 million"
+                raise InputError(f"{large}, make it smaller")
+            yield image
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        raise UnreadablePicture("missing", f"no picture at {path}") from error
+    except InputError:
+        raise
+    except UnknownPixels as error:
+        raise InputError(f"{path} {error}") from error
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{path} has more than 64 million pixels: make it smaller") from error
+    except Exception as error:  # decoders fail in every way on damaged files
+        said = f"{path} cannot be read as {KINDS}: it is damaged or cut short, or of another kind; replace it"
+        raise UnreadablePicture("damaged or cut short", said) from error
+
+
+def _orientation(image: Image.Image) -> int:
+    """The number of EXIF's orientation; 1, as it stands, where there is none that can be read."""
+    with contextlib.suppress(Exception):  # a damaged EXIF does not make the picture unreadable
+        return int(image.getexif().get(ORIENTATION, 1))
+    return 1
 
 
 def _describe(array: np.ndarray) -> str:

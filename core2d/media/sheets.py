@@ -12,7 +12,7 @@ from torch import Tensor
 
 from core2d.app.errors import InputError
 from core2d.app.outputs import atomic_path
-from core2d.media.pictures import image_grid, save_image
+from core2d.media.pictures import image_grid, is_litter, save_image
 
 LONGEST_STEM = 60  # characters of a file name that come from a prompt
 
@@ -50,7 +50,7 @@ def save_sheet(
 def check_singles(output: Path) -> None:
     """Refuse to replace a folder that holds anything but single pictures of an earlier run."""
     folder = output.with_suffix("")
-    if folder.is_dir() and all(re.fullmatch(r"\d{3,}\.\w+", path.name) for path in folder.iterdir()):
+    if folder.is_dir() and all(re.fullmatch(r"\d{3,}\.\w+", one.name) or is_litter(one) for one in folder.iterdir()):
         return
     if folder.exists():
         raise InputError(f"the single images would replace {folder}, which holds something else: name another output")

@@ -12,30 +12,37 @@ from __future__ import annotations
 
 import json
 import re
-import struct
-import subprocess
 import tempfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from core2d.app.errors import InputError
 from core2d.app.outputs import atomic_path, check_output, write_json
-from core2d.media.pictures import read_image, save_image
+from core2d.media.colors import WHITE, on_color
+from core2d.media.ffmpeg import Ffmpeg, pam_frames, told
+from core2d.media.pictures import is_litter, is_pointer, read_image, save_image
+from core2d.media.video_text import FACTS, add_text
+from core2d.media.video_text import read_video_text as read_video_text
 
 VIDEO_SUFFIXES = (".mp4", ".webm", ".gif", ".apng")
-FACTS = "video.json"  # in a folder of frames
 LARGEST_IN_MEMORY = 2 << 30  # bytes that `read_video` takes at most
 FASTEST_GIF = 50  # frames a second: its clock has hundredths, and programs slow down what lasts only one
 EVEN = (".mp4",)  # 4:2:0 of H.264 has even sides
 COLOURS = ["-vf", "scale=out_color_matrix=bt709:out_range=tv,format=yuv420p"]
 TAGS = ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"]
-PALETTE = "split[a][b];[a]palettegen=stats_mode=full[p];[b][p]paletteuse=dither=bayer:bayer_scale=4"
+PALETTE = "palettegen=stats_mode=full"
+PALETTE_PIXELS = 1 << 23  # that a palette is chosen by, at most: ffmpeg keeps each colour that it has seen
+LOSSLESS = ["-pix_fmt", "bgr0", "-c:v", "ffv1", "-f", "nut"]  # nut keeps any rate
+DITHERED = "[0:v][1:v]paletteuse=dither=bayer:bayer_scale=4"
+TIME_BASE = re.compile(r"#tb 0: (\d+)/(\d+)")  # in what ffmpeg tells of packets or frames
+COARSE = Fraction(1, 1000)  # seconds: clocks that do not count finer round the rate away
+# bitexact leaves the version of ffmpeg out of the file
+EXACT = ["-fps_mode", "passthrough", "-fflags", "+bitexact", "-flags:v", "+bitexact"]
 ENCODERS = {
     ".mp4": [
         *COLOURS,
@@ -52,7 +59,7 @@ ENCODERS = {
         "mp4",
     ],
     ".webm": [*COLOURS, "-c:v", "libvpx-vp9", "-crf", "18", "-b:v", "0", "-row-mt", "1", *TAGS, "-f", "webm"],
-    ".gif": ["-filter_complex", PALETTE, "-loop", "0", "-f", "gif"],
+    ".gif": ["-filter_complex", DITHERED, "-loop", "0", "-f", "gif"],
     ".apng": ["-c:v", "apng", "-pred", "mixed", "-plays", "0", "-f", "apng"],
 }
 
@@ -106,12 +113,13 @@ def write_video(
         _write_folder(path, chain([first], alike), rate, text or {})
         return path
     with atomic_path(path) as temporary:
-        with _Ffmpeg(_encode_arguments(first, rate, suffix, said, temporary)) as ffmpeg:
-            for frame in chain([first], alike):
-                ffmpeg.write(frame)
-            ffmpeg.finish()
+        source = _raw(first, rate)
+        if suffix == ".gif":
+            _write_gif(temporary, source, chain([first], alike))
+        else:
+            _run_ffmpeg([*source, *_encoding(suffix, said), str(temporary)], chain([first], alike))
         if text and suffix in (".gif", ".apng"):
-            _add_text(temporary, suffix, said.encode())
+            add_text(temporary, said.encode())
     return path
 
 
@@ -120,7 +128,7 @@ def check_video_output(path: str | Path) -> Path:
     path = Path(path)
     if path.suffix:
         return check_output(path, VIDEO_SUFFIXES)
-    if path.is_dir() and any(path.iterdir()) and not (path / FACTS).is_file():
+    if path.is_dir() and not (path / FACTS).is_file() and not all(map(is_litter, path.iterdir())):
         raise InputError(f"cannot write {path}: the folder holds something else than frames of ours; name another, or "
                          f"a file that ends in {', '.join(VIDEO_SUFFIXES)}")  # fmt: skip
     if path.is_file():
@@ -158,29 +166,36 @@ def _write_folder(folder: Path, frames: Iterable[np.ndarray], rate: Fraction, te
         write_json(temporary / FACTS, {"frames": count, "fps": str(rate), "text": dict(text)})
 
 
-def _encode_arguments(first: np.ndarray, rate: Fraction, suffix: str, said: str, target: Path) -> list[str]:
+def _write_gif(path: Path, source: list[str], frames: Iterable[np.ndarray]) -> None:
+    """In 256 colours, chosen over all frames (some of many), which wait in a file: ffmpeg would keep them in memory."""
+    with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as scratch:
+        stored, palette = Path(scratch) / "frames.nut", Path(scratch) / "palette.nut"
+        pixels = _run_ffmpeg([*source, *EXACT, *LOSSLESS, str(stored)], frames)
+        sampled = f"select=not(mod(n\\,{-(-pixels // PALETTE_PIXELS)})),{PALETTE}"
+        _run_ffmpeg(["-i", str(stored), "-vf", sampled, "-c:v", "rawvideo", "-f", "nut", str(palette)])
+        _run_ffmpeg(["-i", str(stored), "-i", str(palette), *_encoding(".gif"), str(path)])
+
+
+def _run_ffmpeg(arguments: list[str], frames: Iterable[np.ndarray] = ()) -> int:
+    """Run ffmpeg to its end on these frames; how many pixels they have."""
+    pixels = 0
+    with Ffmpeg(arguments) as ffmpeg:
+        for frame in frames:
+            ffmpeg.write(frame)
+            pixels += frame.shape[0] * frame.shape[1]
+        ffmpeg.finish()
+    return pixels
+
+
+def _raw(first: np.ndarray, rate: Fraction) -> list[str]:
     height, width = first.shape[:2]
-    raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}",
-           "-r", f"{rate.numerator}/{rate.denominator}", "-i", "-", "-an"]  # fmt: skip
-    # bitexact leaves the version of ffmpeg out of the file
-    exact = ["-fps_mode", "passthrough", "-fflags", "+bitexact", "-flags:v", "+bitexact"]
+    size, fps = f"{width}x{height}", f"{rate.numerator}/{rate.denominator}"
+    return ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", fps, "-i", "-", "-an"]
+
+
+def _encoding(suffix: str, said: str = "{}") -> list[str]:
     comment = ["-metadata", f"comment={said}"] if said != "{}" and suffix in (".mp4", ".webm") else []
-    return [*raw, *exact, *comment, *ENCODERS[suffix], str(target)]
-
-
-def _add_text(path: Path, suffix: str, said: bytes) -> None:
-    """Put a comment into a GIF, or a text chunk into an APNG, behind its header: ffmpeg writes neither."""
-    content = path.read_bytes()
-    if suffix == ".gif":
-        has_palette, bits = content[10] >> 7, (content[10] & 7) + 1
-        place = 13 + (3 << bits if has_palette else 0)
-        blocks = b"".join(bytes([len(said[i : i + 255])]) + said[i : i + 255] for i in range(0, len(said), 255))
-        added = b"\x21\xfe" + blocks + b"\0"
-    else:
-        place = 8 + 25  # signature and IHDR
-        chunk = b"iTXt" + b"comment\0\0\0\0\0" + said
-        added = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
-    path.write_bytes(content[:place] + added + content[place:])
+    return [*EXACT, *comment, *ENCODERS[suffix]]
 
 
 # -- reading -------------------------------------------------------------------------------------------------------
@@ -190,14 +205,12 @@ def read_video(path: str | Path) -> tuple[np.ndarray, Fraction]:
     """Read all frames of a video, or of a folder of PNG frames that `write_video` wrote.
 
     Returns:
-        uint8 `(t, h, w, 3)`, upright, with square pixels; and the rate in frames a second: exact where it is constant,
-        the mean where it varies.
+        uint8 `(t, h, w, 3)`, upright, with square pixels, on white where it is transparent; the rate of `video_rate`.
 
     Raises:
-        InputError: no video that ffmpeg can read, or one of more than 2 GiB of frames: `read_frames` reads those.
+        InputError: no video that can be read, frames of several sizes, or more than 2 GiB of them: `read_frames` reads
+            those.
     """
-    if Path(path).is_dir():
-        return _read_folder(Path(path))
     rate, frames, held = video_rate(path), [], 0
     for frame in read_frames(path):
         frames.append(frame)
@@ -208,31 +221,53 @@ def read_video(path: str | Path) -> tuple[np.ndarray, Fraction]:
 
 
 def read_frames(path: str | Path) -> Iterator[np.ndarray]:
-    """The frames of a video, one after the other, uint8 `(h, w, 3)`; as `read_video`, in bounded memory."""
+    """The frames of a video or a folder, one after the other, uint8 `(h, w, 3)`; as `read_video`, in bounded memory."""
+    return _frames_in(Path(path)) if Path(path).is_dir() else _decoded(Path(path))
+
+
+def _decoded(path: Path) -> Iterator[np.ndarray]:
     upright = ["-vf", "scale='trunc(iw*if(gt(sar,0),sar,1)+0.5)':ih,setsar=1", "-fps_mode", "passthrough"]
-    arguments = [*_source(path), *upright, "-c:v", "ppm", "-pix_fmt", "rgb24", "-f", "image2pipe", "-"]
-    with _Ffmpeg(arguments, reads=True) as ffmpeg:
+    pixels = "rgba" if _is_png(path) else "rgb24"  # of an APNG ffmpeg would show the colours hidden under transparency
+    arguments = [*_source(path), *upright, "-c:v", "pam", "-pix_fmt", pixels, "-f", "image2pipe", "-"]
+    with Ffmpeg(arguments, reads=True) as ffmpeg:
         count = 0
-        for frame in _ppm_frames(ffmpeg.output):
-            yield frame
+        for frame in pam_frames(ffmpeg.output):
+            yield on_color(frame)
             count += 1
-        if problem := ffmpeg.complaint():
-            raise InputError(f"{path} cannot be read as a video: {problem}")
+        if not ffmpeg.is_content():
+            raise _unreadable(path)
     if not count:
         raise InputError(f"{path} has no frames that can be read")
 
 
+def _frames_in(folder: Path) -> Iterator[np.ndarray]:
+    count, _ = _facts_of(folder)
+    first_file = folder / "000000.png"
+    first = read_image(first_file, WHITE)
+    for index in range(count):
+        file = folder / f"{index:06d}.png"
+        frame = read_image(file, WHITE)
+        if frame.shape != first.shape:
+            sizes = [f"{one.shape[1]} x {one.shape[0]} pixels" for one in (frame, first)]
+            raise InputError(
+                f"{file} is {sizes[0]}, but {first_file} is {sizes[1]}: make the frames of a clip one size"
+            )
+        yield frame
+
+
 def video_rate(path: str | Path) -> Fraction:
-    """Frames a second of a video file: exact where constant, the mean where it varies; InputError if it has none."""
+    """Frames a second of a video or a folder: exact where constant, the mean where it varies.
+
+    Raises:
+        InputError: it has none.
+    """
+    if Path(path).is_dir():
+        return _facts_of(Path(path))[1]
     # The packets as text: time base, and for each packet: stream, dts, pts, duration, ...
-    done = subprocess.run(
-        _command([*_source(path), "-c", "copy", "-f", "framecrc", "-"]), capture_output=True, check=False
-    )
-    if done.returncode:
-        lines = done.stderr.decode(errors="replace").strip().splitlines()
-        raise InputError(f"{path} cannot be read as a video: {lines[-1] if lines else 'ffmpeg failed'}")
-    packets = done.stdout.decode()
-    time_base = re.search(r"#tb 0: (\d+)/(\d+)", packets)
+    packets = told([*_source(path), "-c", "copy", "-f", "framecrc", "-"])
+    if packets is None:
+        raise _unreadable(path)
+    time_base = TIME_BASE.search(packets)
     rows = [[int(part) for part in line.split(",")[1:4]] for line in packets.splitlines() if line.startswith("0,")]
     if not (time_base and rows):
         raise InputError(f"{path} has no frames that can be read")
@@ -242,7 +277,24 @@ def video_rate(path: str | Path) -> Fraction:
     mean = Fraction(shown[-1] - shown[0], len(rows) - 1) if len(rows) > 1 else Fraction(rows[0][2])
     if mean <= 0:
         raise InputError(f"{path} has no frames that can be read")
-    return _usual_rate(1 / (mean * tick), tick) if "codec_id 0: apng" in packets else 1 / (mean * tick)
+    rate = 1 / (mean * tick)
+    return _usual_rate(rate, tick) if "codec_id 0: apng" in packets else _steady_rate(path, rate, shown, tick)
+
+
+def _steady_rate(path: str | Path, rate: Fraction, shown: list[int], tick: Fraction) -> Fraction:
+    """The rate that a coarse clock has rounded, if there is one that all times `shown` agree with; else `rate`.
+
+    A WebM says it in its header. A GIF does not: where its times waver, a whole number is looked for.
+    """
+    steady = None
+    if tick == COARSE:
+        header = told([*_source(path), "-frames:v", "1", "-f", "framecrc", "-"]) or ""
+        stated = TIME_BASE.search(header)  # decoded frames are counted in the stated rate
+        steady = Fraction(int(stated[2]), int(stated[1])) if stated else None
+    elif tick > COARSE and len({later - earlier for earlier, later in pairwise(shown)}) > 1:
+        steady = Fraction(round(rate))
+    agree = steady and all(abs((time - shown[0]) * tick - index / steady) < tick for index, time in enumerate(shown))
+    return steady if steady and agree else rate
 
 
 def _usual_rate(rate: Fraction, tick: Fraction) -> Fraction:
@@ -252,124 +304,41 @@ def _usual_rate(rate: Fraction, tick: Fraction) -> Fraction:
     return nearest if abs(1 / nearest - 1 / rate) < tick else rate
 
 
-def read_video_text(path: str | Path) -> dict[str, Any]:
-    """What `write_video` was told to say in a file or folder; empty where there is nothing."""
+def _facts_of(folder: Path) -> tuple[int, Fraction]:
+    """How many frames are in a folder, and how many are shown in a second."""
     try:
-        said = _said_in(Path(path))
-    except ValueError:  # a comment of another program
-        return {}
-    return said if isinstance(said, dict) else {}
-
-
-def _said_in(path: Path) -> Any:
-    if path.is_dir():
-        return json.loads((path / FACTS).read_text(encoding="utf-8")).get("text", {})
-    if path.suffix.lower() in (".gif", ".apng"):
-        from PIL import Image
-
-        with Image.open(path) as image:
-            said: Any = image.info.get("comment", "{}")
-        return json.loads(said.decode() if isinstance(said, bytes) else said)
-    facts = subprocess.run(
-        _command(["-i", str(path.resolve()), "-f", "ffmetadata", "-"]), capture_output=True, check=False
-    )
-    found = re.search(r"^comment=((?:\\\n|[^\n])*)", facts.stdout.decode(), re.MULTILINE | re.IGNORECASE)
-    return json.loads(re.sub(r"\\(.)", r"\1", found[1], flags=re.DOTALL)) if found else {}
-
-
-def _read_folder(folder: Path) -> tuple[np.ndarray, Fraction]:
-    try:
-        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        facts = json.loads((folder / FACTS).read_bytes())
         count, rate = int(facts["frames"]), Fraction(facts["fps"])
+        if count < 1 or rate <= 0:
+            raise ValueError
     except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError) as error:
         raise InputError(f"{folder} is no folder of frames: its {FACTS} cannot be read") from error
-    return np.stack([read_image(folder / f"{index:06d}.png") for index in range(count)]), rate
+    return count, rate
 
 
 def _source(path: str | Path) -> list[str]:
     """ffmpeg's arguments for the pictures of a file, without the cover of a piece of music."""
     if not Path(path).is_file():
         raise InputError(f"no video at {path}")
+    if is_pointer(path):
+        raise InputError(f"{path} is a Git LFS pointer: fetch the file itself with `git lfs pull`")
     return ["-i", str(Path(path).resolve()), "-map", "0:V:0"]
 
 
-def _ppm_frames(stream: IO[bytes]) -> Iterator[np.ndarray]:
-    """The pictures of a stream of binary PPMs, which ends with a whole picture."""
-    while stream.readline() == b"P6\n":
-        width, height = map(int, stream.readline().split())
-        stream.readline()  # 255
-        content = stream.read(3 * width * height)
-        if len(content) < 3 * width * height:
-            return
-        yield np.frombuffer(content, np.uint8).reshape(height, width, 3)
+def _is_png(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(8) == b"\x89PNG\r\n\x1a\n"
 
 
-# -- ffmpeg --------------------------------------------------------------------------------------------------------
-
-
-class _Ffmpeg:
-    """An ffmpeg at the other end of a pipe, which feeds it or reads from it; killed if that fails."""
-
-    def __init__(self, arguments: list[str], reads: bool = False):
-        self._said = tempfile.TemporaryFile()  # not a pipe: that could fill up and block
-        source, target = (subprocess.DEVNULL, subprocess.PIPE) if reads else (subprocess.PIPE, subprocess.DEVNULL)
-        self._process = subprocess.Popen(_command(arguments), stdin=source, stdout=target, stderr=self._said)
-
-    def __enter__(self) -> _Ffmpeg:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()  # does nothing to one that has ended
-        self._process.communicate()
-        self._said.close()
-
-    @property
-    def output(self) -> IO[bytes]:
-        assert self._process.stdout
-        return self._process.stdout
-
-    def write(self, frame: np.ndarray) -> None:
-        try:
-            assert self._process.stdin
-            self._process.stdin.write(frame.tobytes())
-        except BrokenPipeError:
-            self._fail()
-
-    def finish(self) -> None:
-        """Wait for the end of the file."""
-        assert self._process.stdin
-        try:
-            self._process.stdin.close()
-        except BrokenPipeError:
-            self._fail()
-        if self._process.wait():
-            self._fail()
-
-    def complaint(self) -> str:
-        """Wait for its end; what went wrong, empty if nothing did.
-
-        Of a file that was cut short ffmpeg reads what there is, says so, and ends with 0.
-        """
-        while self.output.read(1 << 20):
-            pass  # what is left in the pipe would keep it from ending
-        status = self._process.wait()
-        return self._last_words() or (f"ffmpeg ended with {status}" if status else "")
-
-    def _last_words(self) -> str:
-        self._said.seek(0)
-        lines = self._said.read().decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else ""
-
-    def _fail(self) -> None:
-        self._process.wait()
-        self._said.seek(0)
-        raise RuntimeError(f"ffmpeg failed: {self._said.read().decode(errors='replace').strip()}")
-
-
-def _command(arguments: list[str]) -> list[str]:
-    from imageio_ffmpeg import get_ffmpeg_exe
-
-    return [get_ffmpeg_exe(), "-hide_banner", "-nostdin", "-loglevel", "error", *arguments]
+def _unreadable(path: str | Path) -> InputError:
+    """Why ffmpeg cannot read the pictures of a file, in our words."""
+    sound = told(["-i", str(Path(path).resolve()), "-map", "0:a:0", "-c", "copy", "-frames:a", "1", "-f", "null", "-"])
+    pictures = told(
+        ["-i", str(Path(path).resolve()), "-map", "0:V:0", "-c", "copy", "-frames:v", "1", "-f", "null", "-"]
+    )
+    if sound is not None and pictures is None:
+        return InputError(f"{path} cannot be read as a video: there is sound in it, but no pictures")
+    return InputError(f"{path} cannot be read as a video: it is damaged or cut short, or of another kind; replace it")
 
 
 def _describe(array: np.ndarray) -> str:

@@ -7,6 +7,7 @@ OpenCV's; the world's axes are arbitrary and are kept.
 from __future__ import annotations
 
 import struct
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ import torch
 
 from core2d.app.errors import InputError
 from core2d.prior.cameras import colmap_to_opengl
+from gen3d.data.files import PictureFinder, read_text, refuse_pointer
 from gen3d.data.lenses import Lens
-from gen3d.data.pictures import Description, Frame, refuse_pointer
+from gen3d.data.pictures import Description, Frame
 
 # by number: name and how many parameters
 MODELS = {
@@ -32,28 +34,31 @@ OTHERS = ("FULL_OPENCV", "FOV", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE", "THIN
 Image = tuple[list[float], list[float], int, str]  # quaternion, translation, camera, name
 
 
-def model_folder(folder: Path) -> Path | None:
-    """Where in a scene the reconstruction lies: sparse/0, sparse, or the folder itself."""
-    for place in (folder / "sparse" / "0", folder / "sparse", folder):
-        if any(all((place / f"{name}{suffix}").is_file() for name in ("cameras", "images")) for suffix in _READERS):
-            return place
-    return None
+def model_folders(folder: Path) -> list[Path]:
+    """Where in a scene reconstructions lie: sparse/0, sparse/1 and so on, or else sparse, or the folder itself.
+
+    COLMAP writes several where it could not join the pictures to one.
+    """
+    numbered = [path for path in (folder / "sparse").glob("*") if path.name.isdecimal()]
+    found = [path for path in sorted(numbered, key=lambda path: int(path.name)) if _suffix(path)]
+    return found or [path for path in (folder / "sparse", folder) if _suffix(path)][:1]
 
 
 def is_here(folder: Path) -> bool:
     """Whether a folder has this format."""
-    return model_folder(folder) is not None
+    return bool(model_folders(folder))
 
 
 def read(folder: Path) -> Description:
     """Read cameras, images and points; pictures are in images/.
 
+    Of several reconstructions, which share no world, that of most images is read; the others are named on stderr.
+
     Raises:
         InputError: a file is damaged, or a camera has a model that is not supported.
     """
-    place = model_folder(folder)
-    assert place is not None
-    suffix = ".bin" if (place / "cameras.bin").is_file() and (place / "images.bin").is_file() else ".txt"
+    place = _largest(folder, model_folders(folder))
+    suffix = _suffix(place)
     read_cameras, read_images, read_points = _READERS[suffix]
     cameras = _guarded(read_cameras, place / f"cameras{suffix}")
     source = place / f"images{suffix}"
@@ -61,16 +66,44 @@ def read(folder: Path) -> Description:
     quaternions = torch.tensor([image[0] for image in images], dtype=torch.float64).reshape(-1, 4)
     translations = torch.tensor([image[1] for image in images], dtype=torch.float64).reshape(-1, 3)
     poses = colmap_to_opengl(quaternions, translations).numpy()
-    frames = []
+    frames, finder = [], PictureFinder(folder / "images")
     for (_, _, camera, name), pose in zip(images, poses, strict=True):
         if camera not in cameras:
             raise InputError(f"{source}: {name} has camera {camera}, which cameras{suffix} does not: export both anew")
         lens = cameras[camera]
-        frames.append(Frame(folder / "images" / name, source, pose, lens.scaled, (lens.width, lens.height)))
+        frames.append(Frame(finder.find(name), source, pose, lens.scaled, (lens.width, lens.height)))
     cloud = place / f"points3D{suffix}"
     points = _guarded(read_points, cloud) if cloud.is_file() else np.empty((0, 3))
     points = points[np.isfinite(points).all(axis=1)]
     return Description(frames, points if len(points) else None)
+
+
+def _suffix(place: Path) -> str:
+    """.bin or .txt, whichever a reconstruction has; empty where there is none."""
+    whole = (end for end in _READERS if all((place / f"{name}{end}").is_file() for name in ("cameras", "images")))
+    return next(whole, "")
+
+
+def _largest(folder: Path, places: list[Path]) -> Path:
+    """The place with the most images, the first of several; the others are said."""
+    if len(places) == 1:
+        return places[0]
+    counts = {place: _count_images(place) for place in places}
+    largest = max(places, key=lambda place: counts[place])
+    said = {place: f"{place.relative_to(folder).as_posix()} ({counts[place]})" for place in places}
+    others = ", ".join(words for place, words in said.items() if place != largest)
+    sys.stderr.write(
+        f"{folder} holds {len(places)} reconstructions that COLMAP could not join: the one with most images is used, "
+        f"{said[largest]}; left out: {others}\n"
+    )
+    return largest
+
+
+def _count_images(place: Path) -> int:
+    if _suffix(place) == ".txt":
+        return len(_guarded(_images_text, place / "images.txt"))
+    with (place / "images.bin").open("rb") as file:
+        return int.from_bytes(file.read(8), "little")
 
 
 def _guarded(reader: Any, path: Path) -> Any:
@@ -106,7 +139,7 @@ def _lens(path: Path, camera: int, model: str, width: int, height: int, numbers:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in read_text(path).splitlines():
         if not line.startswith("#"):
             yield line.strip()
 

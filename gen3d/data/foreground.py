@@ -17,8 +17,9 @@ from scipy import ndimage
 from torch import Tensor
 
 from core2d.app.errors import InputError
+from core2d.media.colors import on_color
 from core2d.media.pictures import to_uint8
-from gen3d.data.pictures import UnreadablePicture, read_picture
+from gen3d.data.pictures import read_picture
 
 Foreground = Literal["auto", "alpha", "mask", "plain", "rembg"]
 Matting = Callable[[Tensor], Tensor]
@@ -51,7 +52,7 @@ def find(
         return pixels, "alpha"
     if foreground == "alpha":
         raise InputError(f"{path} has no transparency, which --foreground alpha needs; {WAYS}")
-    pixels[..., 3] = 255
+    pixels = np.dstack([on_color(pixels), np.full(pixels.shape[:2], 255, np.uint8)])
     if foreground in ("auto", "plain") and (cut := by_plain_background(pixels)) is not None:
         return cut, "plain background"
     if foreground == "plain":
@@ -73,7 +74,7 @@ def covers(alpha: np.ndarray) -> bool:
 
 
 def _by_mask(path: Path, pixels: np.ndarray, mask: Path) -> np.ndarray:
-    shape, (height, width) = (grey := read_pixels(mask)[0]).shape, pixels.shape[:2]
+    shape, (height, width) = (grey := read_picture(mask)[0]).shape, pixels.shape[:2]
     if shape[:2] != (height, width):
         raise InputError(f"{mask} is {shape[1]} x {shape[0]} pixels, {path} is {width} x {height}: make them the same")
     alpha = grey[..., :3].max(2) * (grey[..., 3] / 255)
@@ -252,12 +253,3 @@ def foreground_box(alpha: np.ndarray) -> tuple[int, int, int, int] | None:
     solid = alpha > alpha.max() / 2
     rows, columns = np.flatnonzero(solid.any(1)), np.flatnonzero(solid.any(0))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
-
-
-def read_pixels(path: Path) -> tuple[np.ndarray, bool]:
-    """Pixels (h, w, 4) uint8 of a picture that stands for itself, and whether its file has transparency."""
-    try:
-        return read_picture(path)
-    except UnreadablePicture as error:  # there is no scene that could do without it
-        kinds = "give a PNG, JPEG, WebP, TIFF or BMP, or fetch it with `git lfs pull` where it is a pointer"
-        raise InputError(f"{path} is {error.what}: {kinds}") from error

@@ -12,9 +12,11 @@ import numpy as np
 import torch
 
 from core2d.app.errors import InputError
+from core2d.media.pictures import pictures_in
 from core2d.prior.cameras import llff_to_opengl
+from gen3d.data.files import refuse_pointer
 from gen3d.data.lenses import Lens
-from gen3d.data.pictures import Description, Frame, pictures_in, refuse_pointer
+from gen3d.data.pictures import Description, Frame
 
 NAME = "poses_bounds.npy"
 

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from core2d.app.errors import InputError
+from gen3d.data.files import PictureFinder, read_text
 from gen3d.data.lenses import Lens, Model
-from gen3d.data.pictures import SUFFIXES, Description, Frame, Split, refuse_pointer
+from gen3d.data.pictures import Description, Frame, Split
 
 NAME = "transforms.json"
 PINHOLES = ("PINHOLE", "SIMPLE_PINHOLE")
@@ -53,9 +54,10 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         InputError: not one.
     """
-    refuse_pointer(path)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(read_text(path))
+    except InputError:  # which is a ValueError
+        raise
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON ({error}): mend it or export the scene anew") from error
     if not isinstance(data, dict):
@@ -72,10 +74,13 @@ def frames_of(path: Path, data: Mapping[str, Any], split: Split | None = None) -
     entries = data.get("frames")
     if not isinstance(entries, list):
         raise InputError(f"{path} has no list of frames: export the scene anew")
-    return [_frame(path, data, entry, index, split) for index, entry in enumerate(entries)]
+    finder = PictureFinder(path.parent)
+    return [_frame(path, data, entry, index, split, finder) for index, entry in enumerate(entries)]
 
 
-def _frame(path: Path, shared: Mapping[str, Any], entry: Any, index: int, split: Split | None) -> Frame:
+def _frame(
+    path: Path, shared: Mapping[str, Any], entry: Any, index: int, split: Split | None, finder: PictureFinder
+) -> Frame:
     name = entry.get("file_path") if isinstance(entry, dict) else None
     if not isinstance(name, str) or not name:
         raise InputError(f"{path}: frame {index} has no file_path; every frame needs one")
@@ -92,12 +97,7 @@ def _frame(path: Path, shared: Mapping[str, Any], entry: Any, index: int, split:
     make, size = _lens_of(path, said, name)
     if mask is not None and not isinstance(mask, str):
         raise InputError(f"{path}: the mask_path of {name} must be the name of a file")
-    return Frame(_picture(path, name), path, pose, make, size, path.parent / mask if mask else None, split)
-
-
-def _picture(path: Path, name: str) -> Path:
-    """The picture that a file_path means; Blender's leave the suffix out."""
-    return path.parent / (name if name.lower().endswith(SUFFIXES) else f"{name}.png")
+    return Frame(finder.find(name), path, pose, make, size, finder.find(mask) if mask else None, split)
 
 
 def _lens_of(path: Path, said: Mapping[str, Any], name: str) -> tuple[partial[Lens], tuple[int, int] | None]:
@@ -159,12 +159,12 @@ def _distortion(
 
 def _split(path: Path, frames: list[Frame], lists: Mapping[Split, Any]) -> list[Frame]:
     """Frames with the splits of the lists of file names."""
-    found = {frame.path: frame for frame in frames}
+    found, finder = {frame.path: frame for frame in frames}, PictureFinder(path.parent)
     chosen: dict[Split, dict[Path, Frame]] = {}
     for split, names in lists.items():
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise InputError(f"{path}: {split}_filenames must be a list of file names")
-        paths = [_picture(path, name) for name in names]
+        paths = [finder.find(name) for name in names]
         unknown = [name for name, known in zip(names, paths, strict=True) if known not in found]
         if unknown:
             raise InputError(f"{path}: {split}_filenames has {unknown[0]}, but no frame has that file_path")

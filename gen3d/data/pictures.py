@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageOps
 
-from core2d.app.errors import InputError
-from core2d.media.pictures import LARGEST_PICTURE
+from core2d.media.pictures import read_header, read_image
 from gen3d.data.lenses import Lens
 
 Split = Literal["train", "val", "test"]
-FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
-ORIENTATION, TURNED = 0x0112, 5  # the tag of EXIF, and from which value on width and height change places
+BLACK = (0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -59,91 +54,36 @@ class Description:
     bounds: tuple[float, float] | None = None
 
 
-class UnreadablePicture(InputError):
-    """A picture is missing, damaged or a Git LFS pointer: the scene may do without it."""
-
-    def __init__(self, path: Path, what: str, remedy: str):
-        super().__init__(f"{path} is {what}: {remedy}, or leave it out with --skip-missing")
-        self.what = what
-
-
-def is_pointer(path: Path) -> bool:
-    """Whether Git LFS left a pointer in the place of a file."""
-    with path.open("rb") as file:
-        return file.read(64).startswith(b"version https://git-lfs")
-
-
-def refuse_pointer(path: Path) -> None:
-    """Refuse a pointer of Git LFS.
-
-    Raises:
-        InputError: it is one.
-    """
-    if is_pointer(path):
-        raise InputError(f"{path} is a Git LFS pointer: fetch the file itself with `git lfs pull`")
-
-
 def read_picture(path: Path, upright: bool = True) -> tuple[np.ndarray, bool]:
-    """Read a picture as uint8 (h, w, 4), colours not multiplied by alpha unless the file has them so.
-
-    Grey and palette pictures become colours; of 16 bits the upper 8 are kept, rounded for grey ones.
-
-    Args:
-        path: a PNG, JPEG, WebP, TIFF or BMP.
-        upright: turn it as its EXIF orientation says.
-
-    Returns:
-        The pixels, and whether the file has transparency; where not, alpha is 255.
+    """A picture as uint8 (h, w, 4), and whether its file has transparency; where not, alpha is 255.
 
     Raises:
-        UnreadablePicture: missing, damaged, or a Git LFS pointer.
-        InputError: more than 64 million pixels, or floating-point ones.
+        UnreadablePicture, InputError: as `read_image`, which says what is read and how.
     """
-    try:
-        if is_pointer(path):
-            raise UnreadablePicture(path, "a Git LFS pointer", "fetch the file itself with `git lfs pull`")
-        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as image:
-            if image.width * image.height > LARGEST_PICTURE:
-                raise InputError(f"{path} has {image.width} x {image.height} pixels: more than 64 million")
-            image.load()
-            return _colors(ImageOps.exif_transpose(image) if upright else image, path)
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise UnreadablePicture(path, "missing", "put it there") from error
-    except InputError:
-        raise
-    except Exception as error:  # decoders fail in every way on damaged files
-        raise UnreadablePicture(path, "damaged or cut short", "replace it") from error
-
-
-def _colors(image: Image.Image, path: Path) -> tuple[np.ndarray, bool]:
-    if image.mode == "F":
-        raise InputError(f"{path} has floating-point pixels: save it with 8 or 16 bits a channel")
-    if image.mode.startswith("I"):  # of 16 bits; Pillow would clip them
-        grey = np.rint(np.asarray(image).astype(np.float64).clip(0, 65535) / 257).astype(np.uint8)
-        image = Image.fromarray(grey)
-    has_alpha = image.has_transparency_data
-    return np.array(image.convert("RGBA" if has_alpha else "RGB").convert("RGBA")), has_alpha
+    pixels = read_image(path, upright=upright)
+    if pixels.shape[2] == 4:
+        return pixels, True
+    return np.concatenate([pixels, np.full_like(pixels[..., :1], 255)], axis=2), False
 
 
 def picture_sizes(path: Path) -> tuple[tuple[int, int], tuple[int, int]]:
     """(width, height) of a picture upright and as stored; it is decoded to the end, so that a later read cannot fail.
 
     Raises:
-        UnreadablePicture, InputError: as `read_picture`.
+        UnreadablePicture, InputError: as `read_image`.
     """
-    height, width = read_picture(path, upright=False)[0].shape[:2]
-    with Image.open(path, formats=FORMATS) as image:
-        turned = image.getexif().get(ORIENTATION, 1) >= TURNED
-    return ((height, width) if turned else (width, height)), (width, height)
+    read_image(path)
+    header = read_header(path)
+    return header.size, header.stored
 
 
 def read_mask(path: Path, upright: bool = True) -> np.ndarray:
-    """Read a mask as bool (h, w): where the picture is not black.
+    """Read a mask as bool (h, w): where the picture is not black, and not transparent.
 
     Raises:
-        UnreadablePicture, InputError: as `read_picture`.
+        UnreadablePicture, InputError: as `read_image`.
     """
-    return read_picture(path, upright)[0][..., :3].max(axis=2) > 0
+    return read_image(path, BLACK, upright).max(axis=2) > 0
 
 
 def shrink(pixels: np.ndarray, factor: int) -> np.ndarray:
@@ -167,10 +107,3 @@ def shrink_mask(mask: np.ndarray, factor: int) -> np.ndarray:
     height, width = mask.shape[0] // factor, mask.shape[1] // factor
     cells = mask[: height * factor, : width * factor].reshape(height, factor, width, factor)
     return cells.min(axis=(1, 3))
-
-
-def pictures_in(folder: Path) -> list[Path]:
-    """The pictures in a folder and those below, by name."""
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)

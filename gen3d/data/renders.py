@@ -19,8 +19,9 @@ from torch import Tensor
 
 from core2d.app.errors import InputError
 from core2d.app.outputs import atomic_path
+from core2d.media.pictures import UnreadablePicture, is_pointer
 from core2d.prior.cameras import look_at
-from gen3d.data.pictures import UnreadablePicture, is_pointer, read_picture
+from gen3d.data.pictures import read_picture
 from gen3d.data.single_picture import resample
 
 LARGEST_POSE = 4096  # bytes of a file with twelve numbers

@@ -7,21 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from core2d.app.errors import InputError
+from core2d.media.pictures import UnreadablePicture, pictures_in, read_header
 from gen3d.data import blender, colmap, llff, nerfstudio
 from gen3d.data.lenses import Lens
-from gen3d.data.pictures import (
-    FORMATS,
-    Description,
-    Frame,
-    Split,
-    UnreadablePicture,
-    picture_sizes,
-    pictures_in,
-    read_mask,
-)
+from gen3d.data.pictures import Description, Frame, Split, picture_sizes, read_mask
 
 READERS = {"blender": blender, "nerfstudio": nerfstudio, "colmap": colmap, "llff": llff}
 LOOKED_FOR = "transforms_train.json, transforms.json, cameras and images (.bin or .txt) in sparse/0, poses_bounds.npy"
@@ -105,7 +96,7 @@ def load_scene(folder: Path, *, skip_missing: bool = False, downscale: int = 1, 
             views.append(_view(frame, downscale, copies.get(frame.path)))
         except UnreadablePicture as error:
             if not skip_missing:
-                raise
+                raise InputError(f"{error}, or leave it out with --skip-missing") from error
             skipped.append(f"{_name(folder, frame.path)} ({error.what})")
     scene = CapturedScene(folder, kind, tuple(views), description.points, tuple(skipped), description.bounds)
     _check_count(scene)
@@ -227,11 +218,10 @@ def _smaller_copies(folder: Path, downscale: int) -> dict[Path, Path]:
 def _is_smaller(copy: Path, path: Path, factor: int) -> bool:
     """Whether the headers say that a picture is another one made smaller."""
     try:
-        with Image.open(copy, formats=FORMATS) as small, Image.open(path, formats=FORMATS) as whole:
-            sizes = zip(small.size, whole.size, strict=True)
-            return all(abs(less * factor - more) < factor for less, more in sizes)
-    except (OSError, Image.DecompressionBombError):
+        sizes = zip(read_header(copy).size, read_header(path).size, strict=True)
+    except InputError:
         return False
+    return all(abs(less * factor - more) < factor for less, more in sizes)
 
 
 def _times(size: tuple[int, ...]) -> str:

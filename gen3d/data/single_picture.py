@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from scipy import ndimage, sparse
 from torch import Tensor
 
 from core2d.app.errors import InputError
-from gen3d.data.foreground import WAYS, Foreground, Matting, covers, find, foreground_box, read_pixels
-from gen3d.data.pictures import FORMATS
+from core2d.media.pictures import read_header
+from gen3d.data.foreground import WAYS, Foreground, Matting, covers, find, foreground_box
+from gen3d.data.pictures import read_picture
 
 MARGIN = 28 / 256  # the demo of Zero-1-to-3 lets a subject fill 200 of 256 pixels (`load_and_preprocess`)
 SMALLEST = 8  # pixels of the longer side
@@ -74,7 +73,7 @@ def read_subject(
     if mask is not None and foreground not in ("auto", "mask"):
         raise InputError(f"--mask {mask} is not used with --foreground {foreground}: leave one of them out")
     _check(path, size)
-    pixels, has_alpha = read_pixels(path)
+    pixels, has_alpha = read_picture(path)
     cut, found_by = find(path, pixels, has_alpha, mask, foreground, matting)
     box = foreground_box(cut[..., 3])
     if box is None:
@@ -144,15 +143,10 @@ def _weights(count: int, start: float, scale: float, size: int) -> tuple[slice, 
 
 
 def _check(path: Path, size: int) -> None:
-    """Refuse by its header what `read_picture` would take, or refuse with fewer words."""
-    try:
-        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=(*FORMATS, "GIF")) as image:
-            kind, width, height = image.format, image.width, image.height
-            frames = 1 if kind == "MPO" else getattr(image, "n_frames", 1)  # phones add previews to a JPEG
-    except Image.DecompressionBombError as error:
-        raise InputError(f"{path} has more than 64 million pixels: make it smaller") from error
-    except Exception:  # what is no picture, or a damaged one: `read_picture` knows how to say it
-        return
+    """Refuse by its header what cannot be used, before anything is decoded."""
+    header = read_header(path)
+    kind, (width, height) = header.kind, header.size
+    frames = 1 if kind == "MPO" else header.frames  # phones add previews to a JPEG
     if frames > 1:
         raise InputError(f"{path} has {frames} frames: save the one that is meant as a picture of its own")
     if kind == "GIF":

@@ -1,14 +1,18 @@
 """Videos, there and back."""
 
+import json
 import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from core2d.app.errors import InputError
 from core2d.media import videos
+from core2d.media.ffmpeg import command
 
 
 def noise(*shape: int) -> np.ndarray:
@@ -58,7 +62,7 @@ def test_the_file_plays_anywhere_and_is_the_same_each_time(tmp_path: Path):
     data = (tmp_path / "a.mp4").read_bytes()
     assert data == (tmp_path / "b.mp4").read_bytes()
     assert data.index(b"moov") < data.index(b"mdat")  # it starts before it is loaded whole
-    shown = subprocess.run(videos._command(["-loglevel", "info", "-i", str(tmp_path / "a.mp4")]),
+    shown = subprocess.run(command(["-loglevel", "info", "-i", str(tmp_path / "a.mp4")]),
                            capture_output=True, text=True, check=False).stderr  # fmt: skip
     assert "h264" in shown and "yuv420p(tv, bt709" in shown
 
@@ -86,8 +90,7 @@ def test_videos_that_cannot_be_written(tmp_path: Path):
 
 
 def test_when_ffmpeg_fails_its_words_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    arguments = videos._encode_arguments
-    monkeypatch.setattr(videos, "_encode_arguments", lambda *a: ["-c:v", "nonsense", *arguments(*a)])
+    monkeypatch.setitem(videos.ENCODERS, ".mp4", ["-c:v", "nonsense", "-f", "mp4"])
     with pytest.raises(RuntimeError, match=r"ffmpeg failed: .*nonsense"):
         videos.write_video(tmp_path / "clip.mp4", noise(50, 64, 64, 3), 8)
     assert not list(tmp_path.iterdir())
@@ -131,10 +134,26 @@ def test_exactly_these_frames_in_every_format(tmp_path: Path, suffix: str, shape
 def test_rates_are_exact_where_the_format_can(tmp_path: Path, suffix: str, fps: Fraction | int):
     path = videos.write_video(tmp_path / f"clip{suffix}", [ramp(16, 16)] * 25, fps)
     _, rate = videos.read_video(path)
-    if suffix in (".mp4", ".apng", ""):
+    if suffix != ".gif":
         assert rate == fps
-    else:  # a GIF counts hundredths of a second, a WebM thousandths
-        assert abs(24 / rate - 24 / Fraction(fps)) <= (Fraction(1, 100) if suffix == ".gif" else Fraction(1, 1000))
+    else:  # it counts hundredths of a second, and says no rate
+        assert abs(24 / rate - 24 / Fraction(fps)) <= Fraction(1, 100)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 16])
+@pytest.mark.parametrize("fps", [7, 8, 24, Fraction(24000, 1001), Fraction(30000, 1001), 60, Fraction(25, 2), 120])
+def test_a_webm_says_its_rate_where_its_clock_cannot(tmp_path: Path, fps: Fraction | int, count: int):
+    """Its times are whole thousandths of a second: two frames of 24 a second would be read as 23.8."""
+    path = videos.write_video(tmp_path / "clip.webm", [ramp(16, 16)] * count, fps)
+    assert videos.video_rate(path) == fps
+
+
+@pytest.mark.parametrize("fps", [8, 12, 15, 24, 30])
+def test_a_gif_whose_times_waver_has_the_whole_rate_that_they_agree_with(tmp_path: Path, fps: int):
+    path = videos.write_video(tmp_path / "clip.gif", [ramp(16, 16) // index for index in range(1, 17)], fps)
+    assert videos.video_rate(path) == fps
+    steady = videos.write_video(tmp_path / "steady.gif", [ramp(16, 16)] * 3, Fraction(100, 7))
+    assert videos.video_rate(steady) == Fraction(100, 7)  # and not 14
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
@@ -171,6 +190,47 @@ def test_ten_thousand_frames_in_little_memory(tmp_path: Path):
     assert held == count and videos.video_rate(path) == 60
 
 
+LONG_GIF = """
+import resource, sys
+import numpy as np
+from core2d.media.videos import write_video
+picture = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
+write_video(sys.argv[1], (np.roll(picture, index, 1) for index in range(int(sys.argv[2]))), 25)
+print(*(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
+"""
+
+
+def test_a_long_gif_in_as_much_memory_as_a_short_one(tmp_path: Path):
+    """ffmpeg itself would hold all frames until it has chosen their palette."""
+    used = {}
+    for count in (50, 900):  # of 36 kB each
+        arguments = [sys.executable, "-c", LONG_GIF, str(tmp_path / f"{count}.gif"), str(count)]
+        done = subprocess.run(arguments, check=True, capture_output=True, text=True)
+        used[count] = np.array([int(kilobytes) for kilobytes in done.stdout.split()])
+    assert (used[900] - used[50] < 16_000).all()  # kilobytes; they would be 40 000 apart
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["50.gif", "900.gif"]
+
+
+def test_a_gif_has_the_palette_of_all_its_frames(tmp_path: Path):
+    """Byte for byte what ffmpeg writes where it keeps all frames to choose the palette."""
+    frames = [np.roll(ramp(40, 56), index, 1) // (1 + index % 3) for index in range(12)]
+    path = videos.write_video(tmp_path / "clip.gif", frames, Fraction(25, 2))
+    graph = "split[a][b];[a]palettegen=stats_mode=full[p];[b][p]paletteuse=dither=bayer:bayer_scale=4"
+    raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "56x40", "-r", "25/2", "-i", "-"]
+    exact = ["-fps_mode", "passthrough", "-fflags", "+bitexact", "-flags:v", "+bitexact"]
+    arguments = [*raw, *exact, "-filter_complex", graph, "-loop", "0", str(tmp_path / "whole.gif")]
+    subprocess.run(command(arguments), input=np.stack(frames).tobytes(), check=True, capture_output=True)
+    assert path.read_bytes() == (tmp_path / "whole.gif").read_bytes()
+
+
+def test_the_palette_of_a_long_gif_is_chosen_by_frames_from_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(videos, "PALETTE_PIXELS", 4 * 16 * 16)
+    colours = np.array([[230, 40, 30], [40, 180, 60], [30, 60, 220], [240, 200, 40]], np.uint8)
+    frames = [np.full((16, 16, 3), colours[index // 10], np.uint8) for index in range(40)]
+    back, _ = videos.read_video(videos.write_video(tmp_path / "clip.gif", frames, 10))
+    assert len(back) == 40 and np.abs(back.astype(int) - np.stack(frames)).mean() < 4
+
+
 def test_a_video_too_long_for_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     videos.write_video(tmp_path / "a.mp4", [ramp(16, 16)] * 9, 8)
     monkeypatch.setattr(videos, "LARGEST_IN_MEMORY", 5 * 16 * 16 * 3)
@@ -183,8 +243,7 @@ def test_a_video_too_long_for_memory_is_refused(tmp_path: Path, monkeypatch: pyt
 
 def made(path: Path, *arguments: str, source: str = "testsrc=size=64x48:rate=10:duration=1") -> Path:
     """A video of ffmpeg's test picture, made with these arguments."""
-    command = videos._command(["-f", "lavfi", "-i", source, *arguments, str(path)])
-    subprocess.run(command, check=True, capture_output=True)
+    subprocess.run(command(["-f", "lavfi", "-i", source, *arguments, str(path)]), check=True, capture_output=True)
     return path
 
 
@@ -224,8 +283,8 @@ def test_a_middling_colour_stays_what_it_is(tmp_path: Path, pixels: str):
 
 def test_a_turned_video_is_read_upright(tmp_path: Path):
     made(tmp_path / "flat.mp4", "-c:v", "libx264", "-crf", "4", "-pix_fmt", "yuv444p")
-    command = ["-display_rotation", "90", "-i", str(tmp_path / "flat.mp4"), "-c", "copy", str(tmp_path / "turned.mp4")]
-    subprocess.run(videos._command(command), check=True, capture_output=True)
+    turn = ["-display_rotation", "90", "-i", str(tmp_path / "flat.mp4"), "-c", "copy", str(tmp_path / "turned.mp4")]
+    subprocess.run(command(turn), check=True, capture_output=True)
     flat, turned = videos.read_video(tmp_path / "flat.mp4")[0], videos.read_video(tmp_path / "turned.mp4")[0]
     assert turned.shape == (10, 64, 48, 3)
     assert np.abs(turned.astype(int) - np.rot90(flat, 1, axes=(1, 2))).mean() < 1
@@ -243,17 +302,82 @@ def test_a_variable_rate_keeps_every_frame_and_the_mean(tmp_path: Path):
     assert len(frames) == 10 and Fraction(11, 2) < rate < Fraction(15, 2)
 
 
-def test_what_is_no_video_is_one_clear_error(tmp_path: Path):
+BROKEN = "it is damaged or cut short, or of another kind; replace it"
+
+
+def test_what_is_no_video_is_one_clear_error_in_our_words(tmp_path: Path):
     whole = videos.write_video(tmp_path / "whole.mp4", noise(30, 64, 64, 3), 8).read_bytes()
     (tmp_path / "head.mp4").write_bytes(whole[:200])
     (tmp_path / "empty.mp4").write_bytes(b"")
+    (tmp_path / "text.webm").write_text("no video")
+    (tmp_path / "pointer.mp4").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 1\n")
     made(tmp_path / "sound.mp4", "-c:a", "aac", source="sine=duration=1")
-    for name in ("head.mp4", "empty.mp4", "sound.mp4"):
-        with pytest.raises(InputError):
-            videos.read_video(tmp_path / name)
-    (tmp_path / "frames").mkdir()
+    made(tmp_path / "sound.mp3", source="sine=duration=1")
+    sound = "there is sound in it, but no pictures"
+    said = {"head.mp4": BROKEN, "empty.mp4": BROKEN, "text.webm": BROKEN, "sound.mp4": sound, "sound.mp3": sound}
+    for read in (videos.read_video, videos.video_rate, lambda path: list(videos.read_frames(path))):
+        for name, words in said.items():
+            with pytest.raises(InputError) as caught:
+                read(tmp_path / name)
+            assert str(caught.value) == f"{tmp_path / name} cannot be read as a video: {words}"
+        with pytest.raises(InputError, match=r"pointer\.mp4 is a Git LFS pointer: fetch the file itself"):
+            read(tmp_path / "pointer.mp4")
+
+
+def test_folders_that_are_no_clip(tmp_path: Path):
+    folder = videos.write_video(tmp_path / "frames", [ramp(16, 24)] * 3, 8)
+    facts = json.loads((folder / "video.json").read_text())
+    Image.fromarray(ramp(20, 18)).save(folder / "000001.png")
+    with pytest.raises(InputError) as caught:
+        videos.read_video(folder)
+    sizes = f"{folder / '000001.png'} is 18 x 20 pixels, but {folder / '000000.png'} is 24 x 16 pixels"
+    assert str(caught.value) == f"{sizes}: make the frames of a clip one size"
+    (folder / "000001.png").unlink()
+    with pytest.raises(InputError, match=r"no picture at .*000001\.png"):
+        videos.read_video(folder)
+    for change in ({"frames": 0}, {"frames": -1}, {"frames": "many"}, {"fps": "0"}, {"fps": "1/0"}, {"fps": None}):
+        (folder / "video.json").write_text(json.dumps(facts | change))
+        with pytest.raises(InputError, match=r"frames is no folder of frames: its video\.json cannot be read"):
+            videos.read_video(folder)
+    (folder / "video.json").unlink()
     with pytest.raises(InputError, match="no folder of frames"):
-        videos.read_video(tmp_path / "frames")
+        videos.read_video(folder)
+
+
+def test_a_folder_too_large_for_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = videos.write_video(tmp_path / "frames", [ramp(16, 16)] * 9, 8)
+    monkeypatch.setattr(videos, "LARGEST_IN_MEMORY", 5 * 16 * 16 * 3)
+    with pytest.raises(InputError, match="GiB of frames: cut it first"):
+        videos.read_video(folder)
+
+
+def test_a_folder_that_was_edited_on_windows_is_read(tmp_path: Path):
+    folder = videos.write_video(tmp_path / "frames", [ramp(16, 16)] * 3, Fraction(24000, 1001), {"seed": 3})
+    facts = folder / "video.json"
+    facts.write_bytes(b"\xef\xbb\xbf" + facts.read_bytes().replace(b"\n", b"\r\n"))
+    (folder / "._000000.png").write_bytes(b"what macOS notes of a file")
+    frames, rate = videos.read_video(folder)
+    assert len(frames) == 3 and rate == Fraction(24000, 1001) and videos.read_video_text(folder) == {"seed": 3}
+
+
+@pytest.mark.parametrize("hidden", [(0, 0, 0), (255, 0, 255)])
+def test_colours_under_transparency_are_never_seen(tmp_path: Path, hidden: tuple[int, int, int]):
+    """A half transparent square on what is fully transparent, in both kinds of video that have transparency of PNG."""
+    pixels = np.zeros((16, 24, 4), np.uint8)
+    pixels[..., :3] = hidden
+    pixels[4:12, 4:12] = (10, 200, 30, 128)
+    expected = np.full((16, 24, 3), 255, np.uint8)
+    expected[4:12, 4:12] = (132, 227, 142)
+    picture = Image.fromarray(pixels)
+    later = Image.fromarray(np.fliplr(pixels).copy())
+    picture.save(tmp_path / "clip.apng", format="PNG", save_all=True, append_images=[later], duration=100)
+    folder = videos.write_video(tmp_path / "frames", [ramp(16, 24)] * 2, 10)
+    picture.save(folder / "000000.png")
+    later.save(folder / "000001.png")
+    for path in (tmp_path / "clip.apng", folder):
+        frames, rate = videos.read_video(path)
+        assert rate == 10
+        np.testing.assert_array_equal(frames, [expected, np.fliplr(expected)])
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".webm", ".gif", ".apng"])
@@ -261,7 +385,7 @@ def test_what_is_no_video_is_one_clear_error(tmp_path: Path):
 def test_a_file_that_breaks_off_is_never_read_as_a_shorter_clip(tmp_path: Path, suffix: str, kept: float):
     whole = videos.write_video(tmp_path / f"whole{suffix}", noise(30, 64, 64, 3), 10).read_bytes()
     (tmp_path / f"cut{suffix}").write_bytes(whole[: int(kept * len(whole))])  # the index is whole, the frames are not
-    with pytest.raises(InputError, match=f"cut{suffix} cannot be read as a video: ."):
+    with pytest.raises(InputError, match=f"cut{suffix} cannot be read as a video: {BROKEN}"):
         videos.read_video(tmp_path / f"cut{suffix}")
 
 
@@ -271,6 +395,8 @@ def test_a_folder_of_something_else_is_not_replaced(tmp_path: Path):
     with pytest.raises(InputError, match="something else than frames of ours"):
         videos.write_video(tmp_path / "mine", [ramp(8, 8)], 8)
     assert (tmp_path / "mine" / "notes.txt").read_text() == "mine"
+    (tmp_path / "frames").mkdir()
     for count in (3, 2):
+        (tmp_path / "frames" / ".DS_Store").write_bytes(b"what a file manager leaves")
         videos.write_video(tmp_path / "frames", [ramp(8, 8)] * count, 8)
     assert len(videos.read_video(tmp_path / "frames")[0]) == 2

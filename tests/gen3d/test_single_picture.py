@@ -348,7 +348,7 @@ def test_a_mask_chooses_among_what_is_there(tmp_path: Path) -> None:
 
 def test_masks_that_do_not_fit(photograph: Path, tmp_path: Path) -> None:
     mask = tmp_path / "mask.png"
-    refused(photograph, str(mask), "missing", mask=mask)
+    refused(photograph, f"no picture at {mask}", mask=mask)
     save(mask, np.zeros((40, 51), np.uint8))
     refused(photograph, "mask.png is 51 x 40", "photograph.png is 50 x 40", mask=mask)
     save(mask, np.zeros((40, 50), np.uint8))
@@ -528,9 +528,9 @@ def test_truncated(tmp_path: Path, suffix: str, share: float) -> None:
 
 def test_what_is_no_picture(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
-    refused(path, str(path), "missing")
+    refused(path, f"no picture at {path}")
     path.mkdir()
-    refused(path, str(path), "missing")
+    refused(path, f"no picture at {path}")
     text = tmp_path / "b.png"
     text.write_text("<html>404</html>")
     refused(text, str(text), "damaged", "PNG, JPEG, WebP, TIFF or BMP")
