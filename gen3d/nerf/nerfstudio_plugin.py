@@ -1,9 +1,10 @@
 """The fast system of `gen3d.nerf.task` as a method of nerfstudio: `ns-train liftkit-nerf --data FOLDER`.
 
 nerfstudio finds it by the entry point `nerfstudio.method_configs` and asks for `liftkit_nerf`. Its pipeline gives rays
-and pixels, its optimizers step, its viewer shows; the field, the occupancy grid and the renderer are ours.
+and pixels, its optimizers step, its viewer shows; the field, the occupancy grid and the renderer are ours, and so is
+what `gen3d.data.placing` finds the photographs to be of: a thing that was cut out, or a place without bounds.
 
-Made for nerfstudio 1.1.5 (its documentation, "Adding a new method"); never needed by anything else here.
+Made for nerfstudio 1.1.5 (docs/nerfstudio.md); never needed by anything else here.
 """
 
 # pyright: reportMissingImports=false
@@ -13,13 +14,17 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 try:
+    from nerfstudio.cameras.cameras import Cameras, CameraType
     from nerfstudio.cameras.rays import RayBundle
     from nerfstudio.configs.base_config import ViewerConfig
-    from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConfig
+    from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
     from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+    from nerfstudio.data.datasets.base_dataset import InputDataset
+    from nerfstudio.data.scene_box import SceneBox
     from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
     from nerfstudio.engine.optimizers import AdamOptimizerConfig
     from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
@@ -28,6 +33,11 @@ try:
     from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
     from nerfstudio.plugins.types import MethodSpecification
 
+    from gen3d.data.lenses import Lens
+    from gen3d.data.photographs import Photographs
+    from gen3d.data.placement import Placement
+    from gen3d.data.placing import place
+    from gen3d.data.scene import CapturedScene, CapturedView
     from gen3d.nerf.recipe import FastConfig
     from gen3d.nerf.task import BACKGROUNDS, OCCUPANCY_EVERY, OCCUPANCY_WARM_UP, SMOOTH_L1, FastModel, ssim
 except ImportError as error:
@@ -37,12 +47,107 @@ except ImportError as error:
     if not (error.name or "").startswith("nerfstudio"):
         warnings.warn(f"liftkit-nerf cannot be used with this nerfstudio: {error}", stacklevel=1)
 else:
+    import numpy as np
     import torch
+    from PIL import Image
     from torch import Tensor
     from torch.nn.functional import mse_loss, smooth_l1_loss
 
     DEFAULTS = FastConfig()
-    RAYS = 4096  # of a step: nerfstudio draws always as many
+    RAYS = 4096  # of a step where they are not adapted
+
+    # -- what the photographs are of ---------------------------------------------------------------------------------
+
+    @dataclass
+    class LiftkitDataManagerConfig(VanillaDataManagerConfig):
+        """What can be set as `--pipeline.datamanager.NAME`, beside what nerfstudio knows."""
+
+        _target: type = field(default_factory=lambda: LiftkitDataManager)
+        """The class of the data manager."""
+        background_color: Literal["white", "black", "random"] = "white"
+        """What transparent pictures stand on, whatever their dataparser says, and what is behind everything. Random:
+        another colour for each ray in training, white in measuring."""
+        adapt_rays: bool = True
+        """Draw as many rays a step as give the same number of samples, as `gen3d nerf` does; otherwise
+        `train_num_rays_per_batch`."""
+
+    class LiftkitDataManager(VanillaDataManager):
+        """nerfstudio's own, which also finds what the photographs are of.
+
+        The model hears of it, and of the background, by the metadata of the photographs to learn from.
+        """
+
+        config: LiftkitDataManagerConfig
+
+        def create_train_dataset(self) -> InputDataset:
+            """The photographs to learn from; where their background is random, they keep their transparency."""
+            dataset = super().create_train_dataset()
+            color = self.config.background_color
+            put_on(None if color == "random" else BACKGROUNDS[color], dataset)
+            dataset.metadata |= {"background": color, "placement": placement_of(dataset)}
+            return dataset
+
+        def create_eval_dataset(self) -> InputDataset:
+            """The photographs to look at."""
+            dataset = super().create_eval_dataset()
+            put_on(BACKGROUNDS[self.config.background_color], dataset)
+            return dataset
+
+        def get_training_callbacks(
+            self, training_callback_attributes: TrainingCallbackAttributes
+        ) -> list[TrainingCallback]:
+            """Before each step, draw as many rays as the model asks for."""
+            pipeline = training_callback_attributes.pipeline
+
+            def adapt(step: int) -> None:
+                self.train_pixel_sampler.set_num_rays_per_batch(pipeline.model.system.rays)
+
+            before = [TrainingCallbackLocation.BEFORE_TRAIN_ITERATION]
+            return [TrainingCallback(before, adapt, update_every_num_iters=1)] if self.config.adapt_rays else []
+
+    def put_on(brightness: float | None, dataset: InputDataset) -> None:
+        """Let the transparent pictures of a dataset stand on a grey, or with None stay transparent."""
+        color = None if brightness is None else torch.full((3,), brightness)
+        dataset._dataparser_outputs.alpha_color = color
+
+    def placement_of(dataset: InputDataset) -> Placement | None:
+        """Where the photographs of a dataset are put, by the rule of `gen3d nerf`; from nerfstudio's coordinates.
+
+        None with cameras that `Lens` does not know, such as those of panoramas.
+        """
+        cameras = dataset.cameras
+        if not set(cameras.camera_type.flatten().tolist()) <= {CameraType.PERSPECTIVE.value, CameraType.FISHEYE.value}:
+            return None
+        views = [view_of(cameras, index, path) for index, path in enumerate(dataset.image_filenames)]
+        points = dataset.metadata.get("points3D_xyz")  # COLMAP's
+        points = points.double().numpy() if points is not None and len(points) else None
+        return place(CapturedScene(Path(), "nerfstudio", tuple(views), points, ()), Photographs(views))
+
+    def view_of(cameras: Cameras, index: int, path: Path) -> CapturedView:
+        """One picture as it lies on disk, where nerfstudio may use a smaller one."""
+        with Image.open(path) as picture:
+            lens = lens_of(cameras, index).scaled(*picture.size)
+        pose = np.eye(4)
+        pose[:3] = cameras.camera_to_worlds[index].numpy()
+        return CapturedView(path, pose, lens, None, "train", upright=False)  # as nerfstudio reads it
+
+    def lens_of(cameras: Cameras, index: int) -> Lens:
+        """The lens of a camera; of nerfstudio's terms the eighth power of the radius is left out."""
+        names = ("width", "height", "fx", "fy", "cx", "cy")
+        numbers = {name: getattr(cameras, name)[index].item() for name in names}
+        bent = cameras.distortion_params
+        k1, k2, k3, k4, p1, p2 = [0.0] * 6 if bent is None else bent[index].tolist()
+        if int(cameras.camera_type[index]) == CameraType.FISHEYE.value:
+            return Lens(**numbers, model="fisheye", distortion=(k1, k2, k3, k4))
+        return Lens(**numbers, model="opencv", distortion=(k1, k2, p1, p2, k3))
+
+    def around(box: SceneBox) -> Placement:
+        """The cube around nerfstudio's scene box, for photographs of which no more is known."""
+        low, high = box.aabb.double()
+        x, y, z = ((low + high) / 2).tolist()
+        return Placement((x, y, z), 2 / float((high - low).max()), unbounded=True)
+
+    # -- the model ---------------------------------------------------------------------------------------------------
 
     @dataclass
     class LiftkitModelConfig(ModelConfig):
@@ -56,10 +161,9 @@ else:
         """Of the collider."""
         eval_num_rays_per_chunk: int = 1 << 14
         """Rays rendered together when looking."""
-        unbounded: bool = True
-        """Contract all of space around the scene box; otherwise there is nothing outside the cube around the box."""
-        background_color: Literal["white", "black", "random"] = "white"
-        """Behind everything. Random, for pictures with alpha: another colour for each ray in training, else white."""
+        unbounded: bool | None = None
+        """Contract all of space around what the photographs are of; otherwise there is nothing outside of that. None:
+        bounded if they have transparency, as `gen3d nerf` chooses."""
         levels: int = DEFAULTS.levels
         """Grids of growing resolution."""
         finest: int = DEFAULTS.finest
@@ -79,15 +183,17 @@ else:
             return FastConfig(**{name: getattr(self, name) for name in names})
 
     class LiftkitModel(Model):
-        """`gen3d.nerf.task.FastModel` in the coordinates of nerfstudio: the cube around its scene box is our [-1, 1]^3.
+        """`gen3d.nerf.task.FastModel` in the coordinates of nerfstudio.
 
         Attributes:
             system: field and occupancy grid.
-            center: (3,) of the scene box.
+            background: "white", "black" or "random", as of the data manager.
+            center: (3,) in nerfstudio's units; of what the photographs are of, which is put into our [-1, 1]^3.
             scale: () model units per unit of nerfstudio.
         """
 
         config: LiftkitModelConfig
+        background: str
         center: Tensor
         scale: Tensor
 
@@ -95,10 +201,13 @@ else:
             """Make field and grid; called by nerfstudio, which has seeded torch before."""
             super().populate_modules()
             seed = int(torch.randint(2**31, ()))
-            self.system = FastModel(self.config.fast(), seed, self.config.unbounded)
-            low, high = self.scene_box.aabb.float()
-            self.register_buffer("center", (low + high) / 2)
-            self.register_buffer("scale", 2 / (high - low).max())
+            metadata = self.kwargs.get("metadata", {})
+            placement = metadata.get("placement") or around(self.scene_box)
+            self.background = metadata.get("background", "white")
+            unbounded = placement.unbounded if self.config.unbounded is None else self.config.unbounded
+            self.system = FastModel(self.config.fast(), seed, unbounded)
+            self.register_buffer("center", torch.tensor(placement.center))
+            self.register_buffer("scale", torch.tensor(placement.scale))
 
         def get_param_groups(self) -> dict[str, list[torch.nn.Parameter]]:
             """All parameters, under the name of their optimizer."""
@@ -127,8 +236,8 @@ else:
             """
             shape = ray_bundle.origins.shape[:-1]
             origins, directions = (rays.reshape(-1, 3) for rays in (ray_bundle.origins, ray_bundle.directions))
-            background = torch.full_like(origins, BACKGROUNDS[self.config.background_color])
-            if self.training and self.config.background_color == "random":
+            background = torch.full_like(origins, BACKGROUNDS[self.background])
+            if self.training and self.background == "random":
                 background = torch.rand_like(origins)
             jitter = torch.default_generator if self.training else None
             seen = self.system.see((origins - self.center) * self.scale, directions, background, jitter)
@@ -148,6 +257,12 @@ else:
         def get_metrics_dict(self, outputs: dict[str, Tensor], batch: dict[str, Any]) -> dict[str, Tensor]:
             """PSNR in dB of the rays of a step."""
             return {"psnr": psnr(outputs["rgb"].detach(), target(outputs, batch))}
+
+        def get_rgba_image(self, outputs: dict[str, Tensor], output_name: str = "rgb") -> Tensor:
+            """(..., 4) colours without the background, not multiplied by alpha, and alpha; for `ns-render`."""
+            opacity = outputs["accumulation"]
+            color = outputs[output_name] - (1 - opacity) * outputs["background"]
+            return torch.cat([(color / opacity.clamp(min=1e-6)).clamp(0, 1), opacity], dim=-1)
 
         def get_image_metrics_and_images(
             self, outputs: dict[str, Tensor], batch: dict[str, Any]
@@ -180,7 +295,7 @@ else:
             max_num_iterations=DEFAULTS.steps,
             mixed_precision=False,
             pipeline=VanillaPipelineConfig(
-                datamanager=VanillaDataManagerConfig(
+                datamanager=LiftkitDataManagerConfig(
                     dataparser=NerfstudioDataParserConfig(),
                     train_num_rays_per_batch=RAYS,
                     eval_num_rays_per_batch=RAYS,

@@ -1,5 +1,6 @@
 """The method for nerfstudio, against a stand-in for nerfstudio and without it."""
 
+import copy
 import importlib
 import math
 import subprocess
@@ -12,19 +13,28 @@ from pathlib import Path
 from typing import Any
 
 import numba
+import numpy as np
 import pytest
 import torch
 import tyro
 from helpers import nerfstudio_stand_in as stand_in
-from helpers.nerf_scenes import Ball
+from helpers.nerf_scenes import BENT, FISHEYE, LENS, Ball, write_blender, write_colmap, write_nerfstudio
 from torch import Tensor
 
 from core2d.prior.cameras import orbit
+from gen3d.data.lenses import Lens
+from gen3d.data.photographs import Photographs
+from gen3d.data.placing import place
+from gen3d.data.scene import load_scene
 from gen3d.nerf.task import OCCUPANCY_EVERY, ssim
 
 PLUGIN = "gen3d.nerf.nerfstudio_plugin"
 ROOT = Path(__file__).parents[2]
 SMALL = {"levels": 4, "finest": 64, "log2_table": 12, "width": 16, "cells": 16, "samples_across": 32}
+INTRINSICS = ("fx", "fy", "cx", "cy", "width", "height")
+GREEN = torch.tensor([0.0, 1.0, 0.0])
+PERSPECTIVE, FISHEYES, PANORAMA = stand_in.CameraType
+KINDS = {"pinhole": PERSPECTIVE, "opencv": PERSPECTIVE, "fisheye": FISHEYES}
 BEFORE = stand_in.TrainingCallbackLocation.BEFORE_TRAIN_ITERATION
 
 
@@ -55,10 +65,49 @@ def imported(monkeypatch: pytest.MonkeyPatch) -> Any:
     return module
 
 
-def small_model(plugin: Any, aabb: Tensor | None = None, **settings: Any) -> Any:
+def small_model(plugin: Any, aabb: Tensor | None = None, background: str = "white", **settings: Any) -> Any:
     torch.manual_seed(0)
     box = stand_in.SceneBox(torch.tensor([[-1.0] * 3, [1.0] * 3]) if aabb is None else aabb)
-    return plugin.LiftkitModelConfig(**{**SMALL, **settings}).setup(scene_box=box, num_train_data=4, device="cpu")
+    config = plugin.LiftkitModelConfig(**{**SMALL, **settings})
+    return config.setup(scene_box=box, num_train_data=4, metadata={"background": background}, device="cpu")
+
+
+class Parser:
+    """A dataparser of nerfstudio for what `load_scene` reads; it would put green behind transparent pictures."""
+
+    def __init__(self, config: stand_in.NerfstudioDataParserConfig) -> None:
+        self.scene = load_scene(config.data)
+
+    def get_dataparser_outputs(self, split: Any) -> stand_in.DataparserOutputs:
+        views = self.scene.of(split) or self.scene.of("test")
+        lenses = [view.lens for view in views]
+        poses = torch.from_numpy(np.stack([view.camera_to_world[:3] for view in views])).float()
+        columns = {name: torch.tensor([[getattr(lens, name)] for lens in lenses]) for name in INTRINSICS}
+        distortion = torch.tensor([distortion_of(lens) for lens in lenses])
+        kinds = torch.tensor([[KINDS[lens.model].value] for lens in lenses])
+        cameras = stand_in.Cameras(poses, **columns, distortion_params=distortion, camera_type=kinds)
+        points = self.scene.points
+        metadata = {} if points is None else {"points3D_xyz": torch.from_numpy(points).float()}
+        return stand_in.DataparserOutputs([view.path for view in views], cameras, GREEN, metadata=metadata)
+
+
+def distortion_of(lens: Lens) -> list[float]:
+    """In nerfstudio's order: k1, k2, k3, k4, p1, p2."""
+    if lens.model == "fisheye":
+        return [*lens.distortion, 0.0, 0.0]
+    k1, k2, p1, p2, k3, *_ = [*lens.distortion, *[0.0] * 5]
+    return [k1, k2, k3, 0.0, p1, p2]
+
+
+def pipeline_of(plugin: Any, folder: Path, **settings: Any) -> Any:
+    """The pipeline of `ns-train liftkit-nerf --data FOLDER`, with other settings of the data manager."""
+    config = copy.deepcopy(plugin.liftkit_nerf.config.pipeline)
+    config.datamanager.dataparser = stand_in.NerfstudioDataParserConfig(Parser, folder)
+    for name, value in settings.items():
+        setattr(config.datamanager, name, value)
+    for name, value in SMALL.items():
+        setattr(config.model, name, value)
+    return config.setup(device="cpu")
 
 
 def rays_at_ball(side: int = 16) -> tuple[stand_in.RayBundle, Tensor]:
@@ -115,16 +164,98 @@ def test_the_entry_point_gives_a_method() -> None:
 
 def test_classes_can_be_found_by_name(plugin: Any) -> None:
     # nerfstudio writes them so into config.yml
-    for one in (plugin.LiftkitModel, plugin.LiftkitModelConfig):
+    for name in ("LiftkitModel", "LiftkitModelConfig", "LiftkitDataManager", "LiftkitDataManagerConfig"):
+        one = getattr(plugin, name)
         assert getattr(sys.modules[one.__module__], one.__qualname__) is one
     assert plugin.LiftkitModelConfig()._target is plugin.LiftkitModel
+    assert plugin.liftkit_nerf.config.pipeline.datamanager._target is plugin.LiftkitDataManager
 
 
 def test_the_command_line_can_set_the_model(plugin: Any) -> None:
-    arguments = ["--finest", "256", "--background-color", "random", "--unbounded", "False"]
-    config = tyro.cli(plugin.LiftkitModelConfig, args=arguments, config=(tyro.conf.FlagConversionOff,))
-    assert (config.finest, config.background_color, config.unbounded) == (256, "random", False)
-    assert config.fast().finest == 256 and not config.enable_collider
+    as_nerfstudio = (tyro.conf.FlagConversionOff,)
+    config = tyro.cli(plugin.LiftkitModelConfig, args=["--finest", "256", "--unbounded", "False"], config=as_nerfstudio)
+    assert (config.finest, config.unbounded, config.fast().finest, config.enable_collider) == (256, False, 256, False)
+    assert tyro.cli(plugin.LiftkitModelConfig, args=[], config=as_nerfstudio).unbounded is None
+
+
+# -- what the photographs are of -------------------------------------------------------------------------------
+
+SCENES = {
+    "cut out": (lambda folder: write_blender(folder, ball=Ball((0.4, -0.2, 0.1))), False),
+    "cut out, bent lenses": (lambda folder: write_nerfstudio(folder, [BENT] * 8, alpha=True), False),
+    "cut out, fisheyes": (lambda folder: write_nerfstudio(folder, [FISHEYE] * 8, alpha=True), False),
+    "a place": (lambda folder: write_nerfstudio(folder, [LENS] * 8), True),
+    "a place with points": (lambda folder: write_colmap(folder, [BENT] * 8, ball=Ball((2.0, 0.0, 1.0))), True),
+}
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5], ids=["whole", "smaller"])
+@pytest.mark.parametrize("scene", SCENES)
+def test_photographs_are_placed_as_gen3d_nerf_places_them(
+    plugin: Any, tmp_path: Path, scene: str, scale: float
+) -> None:
+    write, unbounded = SCENES[scene]
+    write(tmp_path)
+    captured = load_scene(tmp_path)
+    expected = place(captured, Photographs(captured.of("train")))
+    pipeline = pipeline_of(plugin, tmp_path, camera_res_scale_factor=scale)
+    found, model = pipeline.datamanager.train_dataset.metadata["placement"], pipeline.model
+    assert found.unbounded is expected.unbounded is model.system.unbounded is unbounded
+    assert found.scale == pytest.approx(expected.scale, rel=1e-4)
+    assert found.center == pytest.approx(expected.center, abs=1e-4)
+    assert float(model.scale) == pytest.approx(found.scale)
+    assert model.center.tolist() == pytest.approx(found.center)
+
+
+@pytest.mark.parametrize("background", ["white", "black", "random"])
+def test_transparent_pictures_stand_on_the_background_of_the_model(
+    plugin: Any, tmp_path: Path, background: str
+) -> None:
+    write_blender(tmp_path)
+    pipeline = pipeline_of(plugin, tmp_path, background_color=background)
+    learned, held_out = (
+        dataset.get_image_float32(0)
+        for dataset in (pipeline.datamanager.train_dataset, pipeline.datamanager.eval_dataset)
+    )
+    shown = 0.0 if background == "black" else 1.0
+    seen = pipeline.model.eval()(rays_at_ball(4)[0])["background"]
+    assert held_out.shape == (32, 32, 3) and (held_out[0, 0] == shown).all() and (seen == shown).all()
+    drawn = pipeline.model.train()(rays_at_ball(4)[0])["background"]
+    if background == "random":
+        assert learned.shape == (32, 32, 4) and learned[0, 0, 3] == 0
+        assert drawn.std() > 0.1
+    else:
+        assert learned.shape == (32, 32, 3) and (learned[0, 0] == shown).all()
+        assert (drawn == shown).all()
+
+
+def test_as_many_rays_are_drawn_as_gen3d_nerf_draws(plugin: Any, tmp_path: Path) -> None:
+    write_blender(tmp_path)
+    pipeline = pipeline_of(plugin, tmp_path)
+    attributes = stand_in.TrainingCallbackAttributes(None, None, pipeline, None)
+    sampler = pipeline.datamanager.train_pixel_sampler
+    (callback,) = pipeline.datamanager.get_training_callbacks(attributes)
+    for step, samples in ((0, 100.0), (1, 5.0), (2, 20.0)):
+        pipeline.model.system.samples_a_ray.fill_(samples)
+        callback.run_callback_at_location(step, BEFORE)
+        assert sampler.num_rays_per_batch == min(40_000 / samples, 8192)
+    fixed = pipeline_of(plugin, tmp_path, adapt_rays=False, train_num_rays_per_batch=77).datamanager
+    assert not fixed.get_training_callbacks(attributes) and fixed.train_pixel_sampler.num_rays_per_batch == 77
+
+
+def test_the_command_line_may_say_otherwise(plugin: Any, tmp_path: Path) -> None:
+    write_blender(tmp_path)
+    metadata = pipeline_of(plugin, tmp_path).datamanager.train_dataset.metadata
+    config = plugin.LiftkitModelConfig(**SMALL, unbounded=True)
+    model = config.setup(scene_box=None, num_train_data=6, metadata=metadata, device="cpu")
+    assert model.system.unbounded and model.center.tolist() == pytest.approx(metadata["placement"].center)
+
+
+def test_of_panoramas_only_the_scene_box_is_known(plugin: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_blender(tmp_path)
+    monkeypatch.setitem(KINDS, "pinhole", PANORAMA)
+    model = pipeline_of(plugin, tmp_path).model
+    assert (model.center == 0).all() and model.scale == 1 and model.system.unbounded
 
 
 # -- the model -------------------------------------------------------------------------------------------------
@@ -143,7 +274,7 @@ def test_every_parameter_has_an_optimizer(plugin: Any) -> None:
 
 @pytest.mark.parametrize(("unbounded", "background"), [(False, "random"), (True, "white")])
 def test_it_learns(plugin: Any, unbounded: bool, background: str) -> None:
-    model = small_model(plugin, unbounded=unbounded, background_color=background)
+    model = small_model(plugin, unbounded=unbounded, background=background)
     optimizers = plugin.liftkit_nerf.config.optimizers
     steppers = [optimizers[name]["optimizer"].setup(group) for name, group in model.get_param_groups().items()]
     callbacks = model.get_training_callbacks(stand_in.TrainingCallbackAttributes(None, None, None, None))
@@ -232,7 +363,7 @@ def test_a_long_scene_box_lies_in_the_cube(plugin: Any) -> None:
 
 
 def test_alpha_lets_the_drawn_background_through(plugin: Any) -> None:
-    model = small_model(plugin, background_color="random").train()
+    model = small_model(plugin, background="random").train()
     bundle, _ = rays_at_ball(4)
     outputs = model(bundle)
     nothing = torch.zeros(4, 4, 4, 4)
@@ -242,6 +373,17 @@ def test_alpha_lets_the_drawn_background_through(plugin: Any) -> None:
     assert torch.equal(plugin.target(outputs, {"image": solid[..., :3]}), solid[..., :3])
     assert not torch.equal(outputs["background"], model(bundle)["background"])
     assert (model.eval()(bundle)["background"] == 1).all()
+
+
+def test_colours_without_background_lie_over_it_again(plugin: Any) -> None:
+    model = small_model(plugin, background="black").eval()
+    bundle, _ = rays_at_ball(8)
+    outputs = model(bundle)
+    color, opacity = model.get_rgba_image(outputs).split((3, 1), dim=-1)
+    assert torch.equal(opacity, outputs["accumulation"]) and (opacity > 0.1).any()
+    white = model.system.see(bundle.origins.reshape(-1, 3), bundle.directions.reshape(-1, 3), torch.ones(3)).color
+    torch.testing.assert_close(color * opacity + 1 - opacity, white.view_as(color), rtol=0, atol=1e-4)
+    assert torch.isfinite(color).all()
 
 
 def test_what_is_seen_repeats_and_training_follows_torchs_seed(plugin: Any) -> None:
