@@ -27,6 +27,7 @@ from core2d.training.recipe import TrainingRecipe
 
 Model = TypeVar("Model", bound=nn.Module)
 Rows = dict[str, Tensor]
+Losses = tuple[Tensor, dict[str, float | Tensor]]  # what is minimised, and scalars to log
 
 
 class Task(Protocol[Model]):
@@ -42,7 +43,7 @@ class Task(Protocol[Model]):
         """
         ...
 
-    def loss(self, model: Model, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float | Tensor]]:
+    def loss(self, model: Model, batch: dict[str, Tensor]) -> Losses:
         """Mean over the rows of `batch`, and named scalars to log (the same names on every process).
 
         `model` is `self.model`, whose parts may be called one by one; runs under autocast. Only a loss that
@@ -144,7 +145,7 @@ class PhasedTask(Protocol[Model]):
         """As of `Task`."""
         ...
 
-    def loss(self, model: Model, batch: dict[str, Tensor], phase: str) -> tuple[Tensor, dict[str, float | Tensor]]:
+    def loss(self, model: Model, batch: dict[str, Tensor], phase: str) -> Losses:
         """As of `Task`, of one phase. Parameters of the other phases require no gradient meanwhile."""
         ...
 

@@ -18,6 +18,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
 from core2d.prior.schedule import NoiseSchedule
+from core2d.training.latent_diffusion import LatentDiffusion
 from core2d.training.loop import step_generator
 from gen3d.data.renders import Renders, spherical
 from gen3d.zero123.camera_projection import CameraProjection, PictureReader, standing
@@ -92,7 +93,7 @@ class ViewPairTask:
         pairs: what it learns from.
         schedule: of the noise.
         drop: share of rows without the tokens; as many lack the latent, and as many lack both.
-        snr_floor: see `core2d.training.latent_diffusion.DenoisingTask`.
+        snr_floor: see `core2d.training.latent_diffusion.LatentDiffusion`.
     """
 
     model: ViewConditioned
@@ -102,6 +103,11 @@ class ViewPairTask:
     snr_floor: float = 0.3
     seed: int = 0
 
+    @property
+    def objective(self) -> LatentDiffusion:
+        """What is minimised."""
+        return LatentDiffusion(self.schedule, self.snr_floor)
+
     def batch(self, step: int, positions: Tensor, batch_size: int) -> dict[str, Tensor]:
         """Noisy latents of the second view, their noise and time, and what is told of the first."""
         generator = step_generator(self.seed, step)
@@ -110,15 +116,11 @@ class ViewPairTask:
         first = torch.randint(views, (batch_size,), generator=generator)
         second = torch.randint(views, (batch_size,), generator=generator)
         sample, noise = torch.randn((2, batch_size, *self.pairs.mean.shape[2:]), generator=generator)
-        timesteps = torch.randint(self.schedule.num_train_timesteps, (batch_size,), generator=generator)
+        timesteps = self.objective.timesteps(batch_size, generator)
         lot = torch.rand(batch_size, generator=generator)
         target = self.pairs.mean[chosen, second].float() + self.pairs.deviation[chosen, second].float() * sample
         latents = target * self.pairs.scaling_factor
-        rows = {
-            "noisy": self.schedule.add_noise(latents, noise, timesteps),  # (n, c, h, w)
-            "target": self.schedule.target(latents, noise, timesteps),
-            "timesteps": timesteps,
-            "weight": self.schedule.min_snr_weight(timesteps, floor=self.snr_floor),
+        rows = self.objective.noisy(latents, noise, timesteps) | {
             "picture": self.pairs.mean[chosen, first].float(),  # the mode, unscaled
             "embedding": self.pairs.embedding[chosen, first].float(),
             "stand": standing(self.pairs.sphere[chosen, first]),
@@ -134,14 +136,13 @@ class ViewPairTask:
         tokens = model.projection(*told) * batch["with_tokens"][:, None, None]
         picture = batch["picture"] * batch["with_picture"][:, None, None, None]
         joined = torch.cat([batch["noisy"], picture], dim=1)  # (n, 2c, h, w)
-        predicted = model.unet(joined, batch["timesteps"], encoder_hidden_states=tokens).sample.float()
-        error = (predicted - batch["target"]).square().mean(dim=(1, 2, 3))  # (n,)
-        loss = (error * batch["weight"]).mean()
+        predicted = model.unet(joined, batch["timesteps"], encoder_hidden_states=tokens).sample
+        loss, logged = self.objective.loss(predicted, batch)
         if not isinstance(model.projection, PictureReader):
-            return loss, {"mse": error.detach().mean()}
+            return loss, logged
         # left to the UNet's error alone, what is read as elevation drifts to whatever it likes to be told
         stood = stand_error(model.projection.read(batch["embedding"], batch["picture"])[1], batch["stand"])
-        return loss + stood, {"mse": error.detach().mean(), "camera": stood.detach()}
+        return loss + stood, logged | {"camera": stood.detach()}
 
 
 @dataclass

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from core2d.prior.backbone import Backbone
 from core2d.prior.schedule import NoiseSchedule
+from core2d.training.latent_diffusion import LatentDiffusion
 from core2d.training.loop import step_generator
 from genvideo.animatediff.motion import IN_MOTION, mixed_noise, temporal_parameters
 from genvideo.animatediff.norms import tell_frames
@@ -77,7 +78,7 @@ class MotionTask:
         hiding: how much of a blind or undecided clip shows is this power of a number drawn from [0, 1): 2 shows a third
             on average, 8 next to nothing of most.
         shared_noise: see `genvideo.animatediff.motion.mixed_noise`; the published modules have none.
-        snr_floor: see `core2d.training.latent_diffusion.DenoisingTask`.
+        snr_floor: see `core2d.training.latent_diffusion.LatentDiffusion`.
     """
 
     model: UNetMotionModel
@@ -93,6 +94,11 @@ class MotionTask:
     snr_floor: float = 0.3
     seed: int = 0
 
+    @property
+    def objective(self) -> LatentDiffusion:
+        """What is minimised."""
+        return LatentDiffusion(self.schedule, self.snr_floor)
+
     def batch(self, step: int, positions: Tensor, batch_size: int) -> dict[str, Tensor]:
         """Noisy clips, their noise and time, their words, and which frames are given."""
         generator = step_generator(self.seed, step)
@@ -104,15 +110,8 @@ class MotionTask:
         timesteps, visible = self._hidden(latents, lots[3], lots[4], generator)
         own = torch.randn(latents.shape, generator=generator)
         noise = mixed_noise(own, torch.randn(latents[:, :, :1].shape, generator=generator), self.shared_noise)
-        noisy = self.schedule.add_noise(visible, noise, timesteps)
-        batch = {
-            "noisy": torch.where(given[:, None, :, None, None], latents, noisy),
-            "target": self.schedule.output(self.schedule.prediction(latents, noisy, timesteps, "sample")),
-            "timesteps": timesteps,
-            "weight": self.schedule.min_snr_weight(timesteps, floor=self.snr_floor),
-            "words": words,
-            "given": given,
-        }
+        batch = self.objective.noisy(latents, noise, timesteps, visible) | {"words": words, "given": given}
+        batch["noisy"] = torch.where(given[:, None, :, None, None], latents, batch["noisy"])
         return {name: value[positions] for name, value in batch.items()}
 
     def _hidden(self, latents: Tensor, kind: Tensor, lot: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -123,7 +122,7 @@ class MotionTask:
             lot: (n,) in [0, 1): how much of these shows.
         """
         steps = self.schedule.num_train_timesteps
-        timesteps = torch.randint(steps, (len(kind),), generator=generator)
+        timesteps = self.objective.timesteps(len(kind), generator)
         blind, undecided = kind < self.blind, (kind >= self.blind) & (kind < self.blind + self.undecided)
         late = torch.where(blind, timesteps // 10, timesteps * 6 // 10)
         timesteps = torch.where(blind | undecided, steps - 1 - late, timesteps)
@@ -148,11 +147,8 @@ class MotionTask:
         frames = batch["noisy"].shape[2]
         words = batch["words"].repeat_interleave(frames, dim=0)  # (n f, tokens, d)
         tell_frames(model, frames)
-        predicted = model(batch["noisy"], batch["timesteps"], encoder_hidden_states=words).sample.float()
-        error = (predicted - batch["target"]).square().mean(dim=(1, 3, 4))  # (n, f)
-        asked = (~batch["given"]).float()
-        error = (error * asked).sum(1) / asked.sum(1).clamp(min=1)  # (n,)
-        return (error * batch["weight"]).mean(), {"mse": error.detach().mean()}
+        predicted = model(batch["noisy"], batch["timesteps"], encoder_hidden_states=words).sample
+        return self.objective.loss(predicted, batch, asked=~batch["given"])
 
 
 def given_frames(lot: Tensor, frames: int, shares: tuple[float, float, float]) -> Tensor:

@@ -14,7 +14,7 @@ from core2d.prior.camera_token import CameraToken
 from core2d.prior.schedule import NoiseSchedule
 from core2d.training.autoencoder import AutoencoderTask, kl_loss, perceptual_loss, reconstruction_loss
 from core2d.training.contrastive import ContrastiveTask, contrastive_loss
-from core2d.training.latent_diffusion import DenoisingTask, PriorNetworks
+from core2d.training.latent_diffusion import DenoisingTask, LatentDiffusion, PriorNetworks
 from core2d.training.loop import Task
 
 COUNT, BATCH = 40, 16
@@ -193,6 +193,72 @@ def test_clips_temperature_is_bounded_and_its_ranking_logged() -> None:
     wrong = batch | {"tokens": batch["tokens"].roll(1, 0)}
     loss, parts = task.loss(task.model, wrong)
     assert float(loss.detach()) == pytest.approx(100, abs=1e-3) and parts["top1"] == 0
+
+
+# -- latent diffusion ----------------------------------------------------------------------------------
+
+
+def written_out(kind: str, floor: float, x0: Tensor, seen: Tensor, noise: Tensor, t: Tensor) -> dict[str, Tensor]:
+    """Row after row in float64: x_t = sqrt(abar) x0 + sqrt(1 - abar) eps; v = alpha eps - sigma x0 (2202.00512)."""
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    rows = []
+    for latents, over, eps, step in zip(x0.double(), seen.double(), noise.double(), t.tolist(), strict=True):
+        abar = math.prod((1 - betas[: step + 1]).tolist())
+        alpha, sigma = abar**0.5, (1 - abar) ** 0.5
+        x_t = alpha * over + sigma * eps
+        leads = (x_t - alpha * latents) / sigma  # the noise that there would be over the latents
+        on_x0 = min(max(abar / (1 - abar), floor), 5.0)  # 2303.09556 section 3.4, with a floor
+        target, weight = {
+            "epsilon": (leads, on_x0 * (1 - abar) / abar),  # errors of epsilon are alpha / sigma times those of x0
+            "sample": (latents, on_x0),
+            "v_prediction": (alpha * leads - sigma * latents, on_x0 * (1 - abar)),  # and of v 1 / sigma times
+        }[kind]
+        rows.append((x_t, target, torch.tensor(weight, dtype=torch.float64)))
+    noisy, target, weight = (torch.stack(column) for column in zip(*rows, strict=True))
+    return {"noisy": noisy, "target": target, "weight": weight}
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("shape", [(2, 3, 4), (2, 5, 3, 4)])
+def test_latent_diffusion_is_its_formula(kind: str, shape: tuple[int, ...]) -> None:
+    """For pictures and clips, with noise over the latents themselves and over something else."""
+    objective = LatentDiffusion(schedule(kind), snr_floor=0.2)
+    t = torch.tensor([0, 3, 120, 500, 998, 999])
+    x0, noise, shown, predicted = (random(6, *shape, seed=seed).double() for seed in range(4))
+    for seen in (None, shown):
+        rows = objective.noisy(x0, noise, t, seen)
+        expected = written_out(kind, 0.2, x0, x0 if seen is None else seen, noise, t)
+        assert rows.keys() == {"noisy", "target", "weight", "timesteps"} and torch.equal(rows["timesteps"], t)
+        for name, value in expected.items():
+            torch.testing.assert_close(rows[name].double(), value, rtol=1e-5, atol=1e-9)
+        loss, logged = objective.loss(predicted.float(), rows)
+        errors = [(predicted[i].float() - expected["target"][i]).square().mean() for i in range(6)]
+        weighted = [error * weight for error, weight in zip(errors, expected["weight"], strict=True)]
+        torch.testing.assert_close(loss, torch.stack(weighted).mean(), rtol=1e-5, atol=0)
+        torch.testing.assert_close(logged["mse"], torch.stack(errors).mean(), rtol=1e-5, atol=0)
+
+
+def test_only_frames_that_are_asked_for_have_an_error() -> None:
+    objective = LatentDiffusion(schedule())
+    x0, noise, predicted = (random(3, 2, 4, 3, 3, seed=seed) for seed in range(3))
+    predicted.requires_grad_(True)
+    rows = objective.noisy(x0, noise, torch.tensor([10, 400, 900]))
+    asked = torch.tensor([[True, False, True, False], [False] * 4, [True] * 4])
+    loss, _ = objective.loss(predicted, rows, asked)
+    error = [[(predicted - rows["target"])[i, :, f].square().mean() for f in range(4) if asked[i, f]] for i in range(3)]
+    expected = [rows["weight"][i] * torch.stack(each).mean() for i, each in enumerate(error) if each]
+    torch.testing.assert_close(loss, torch.stack(expected).sum() / 3)
+    (gradient,) = torch.autograd.grad(loss, predicted)
+    assert torch.equal(gradient.abs().amax((1, 3, 4)) > 0, asked)
+    everything = objective.loss(predicted, rows, torch.ones_like(asked))[0]
+    torch.testing.assert_close(everything, objective.loss(predicted, rows)[0])
+
+
+def test_times_are_drawn_alike_and_by_their_generator() -> None:
+    objective = LatentDiffusion(schedule())
+    times, again = (objective.timesteps(50_000, torch.Generator().manual_seed(3)) for _ in range(2))
+    assert torch.equal(times, again) and (times.min(), times.max()) == (0, 999)
+    assert torch.bincount(times // 100, minlength=10).sub(5000).abs().max() < 5 * math.sqrt(50_000 * 0.09)
 
 
 # -- denoising -----------------------------------------------------------------------------------------
