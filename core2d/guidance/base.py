@@ -27,7 +27,7 @@ class Guidance(Protocol):
         """A scalar loss, and what to log.
 
         Args:
-            images: (b, 3, h, h) in [0, 1], differentiable.
+            images: (b, 3, h, w) in [0, 1], differentiable.
             prompt: what all of them show.
             cameras: from where each is seen: one, or b. None if there is no view, as in a picture.
             step: of the optimisation; all randomness is a function of the seed and the step.
@@ -52,19 +52,28 @@ class Learning(Protocol):
 
 
 def images_for(prior: Prior, images: Tensor, step: int) -> Tensor:
-    """(b, 3, H, H) images of the prior's size, made of (b, 3, h, h); differentiable.
+    """(b, 3, H, W) images of about as many pixels as the prior was trained on, made of (b, 3, h, w); differentiable.
+
+    Square ones get its own size; others keep their aspect, as far as the autoencoder's factor lets them.
 
     Raises:
         ValueError: another shape.
         InputError: an image is not finite.
     """
-    if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3] or 0 in images.shape:
-        raise ValueError(f"guidance needs square images (b, 3, h, h), got {tuple(images.shape)}")
+    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
+        raise ValueError(f"guidance needs images (b, 3, h, w), got {tuple(images.shape)}")
     require_finite(images, f"the rendered images of step {step} hold NaN or infinity: lower the learning rate")
-    size = (prior.image_size, prior.image_size)
+    size = size_for(prior, *images.shape[2:])
     if images.shape[2:] == size:
         return images
     return F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
+
+
+def size_for(prior: Prior, height: int, width: int) -> tuple[int, int]:
+    """Height and width in pixels, multiples of the autoencoder's factor, in the aspect of what is shown."""
+    scale, factor = prior.image_size / (height * width) ** 0.5, prior.vae_scale_factor
+    tall, wide = (max(1, round(side * scale / factor)) * factor for side in (height, width))
+    return tall, wide
 
 
 def loss_of(values: Tensor, gradient: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from core2d.app.errors import InputError
 from core2d.guidance import PerpNegDistillation, ScoreDistillation, ScoreDistillationConfig, TimeRange, ViewPrompts
-from core2d.guidance.base import loss_of
+from core2d.guidance.base import loss_of, size_for
 from core2d.guidance.perp_neg import negative_weights, perpendicular
 from core2d.guidance.sds import Told
 from core2d.guidance.view_prompts import mix, view_weights, view_windows
@@ -452,11 +452,23 @@ def test_it_drives_a_real_backbone(tiny_folder, family: str, camera: bool):
         assert torch.isfinite(gradient).all() and gradient.abs().sum() > 0
 
 
+def test_pictures_that_are_not_square_keep_their_aspect(tiny_folder):
+    prior = Backbone.load(tiny_folder("sd1"))  # 16 pixels, 2 to a latent
+    assert [size_for(prior, *size) for size in ((16, 16), (64, 64), (32, 64), (8, 2), (1, 900))] == [
+        (16, 16), (16, 16), (12, 22), (32, 8), (2, 480)
+    ]  # fmt: skip
+    images = torch.rand(2, 3, 30, 20).requires_grad_()
+    loss, info = ScoreDistillation(prior, ScoreDistillationConfig(guidance_scale=3))(images, "a mug", None, 0)
+    gradient = torch.autograd.grad(loss, images)[0]
+    assert gradient.shape == images.shape and len(info["t"]) == 2
+    assert (gradient.abs().sum(dim=(1, 2, 3)) > 0).all()
+
+
 def test_what_cannot_be_used_is_refused():
     prior, images, cameras = ToyPrior(), some_images(), some_cameras(0, 90)
     guidance = ScoreDistillation(prior)
-    for shape in [(3, 6, 6), (1, 4, 6, 6), (1, 3, 6, 8), (0, 3, 6, 6)]:
-        with pytest.raises(ValueError, match=r"square images \(b, 3, h, h\)"):
+    for shape in [(3, 6, 6), (1, 4, 6, 6), (1, 3, 6, 0), (0, 3, 6, 6)]:
+        with pytest.raises(ValueError, match=r"images \(b, 3, h, w\)"):
             guidance(torch.zeros(shape, dtype=torch.float64), PROMPT, None, 0)
     with pytest.raises(InputError, match="images of step 12 hold NaN"):
         guidance(images.detach().log() * torch.nan, PROMPT, None, 12)

@@ -2,16 +2,20 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from scipy.spatial import KDTree
+from torch import nn
 
-from core2d.guidance import PerpNegDistillation, ScoreDistillation
-from core2d.prior.backbone import Backbone
+from core2d.guidance import PerpNegDistillation, ScoreDistillation, ScoreDistillationConfig
+from core2d.prior.backbone import Backbone, Prior
 from core2d.prior.cameras import orbit
 from core2d.prior.oracle import OracleBackbone
 from core2d.toybox import world
@@ -22,7 +26,7 @@ from core2d.toybox.scene import Scene, View, plain, portrait
 from core2d.training.loop import train
 from gen3d.__main__ import main
 from gen3d.dreamfusion.recipe import DreamFusionConfig
-from gen3d.dreamfusion.task import DreamFusionTask
+from gen3d.dreamfusion.task import OPEN, DreamFusionTask, manner_of
 from gen3d.shaping.model import Model, binary_entropy, training_recipe
 from gen3d.shaping.runs import mesh_of
 
@@ -112,6 +116,52 @@ def test_a_run_that_stopped_goes_on_to_the_same_bits(prior: Backbone, tmp_path: 
             result = train(task, replace(recipe, minutes=minutes), tmp_path / name, resume=True)
         tables.append(result.ema["field.table"])
     assert torch.equal(*tables)
+
+
+class Learned(ScoreDistillation):
+    """A guidance with state: one number, that learns what the mean colour of all pictures is."""
+
+    def __init__(self, prior: Prior, config: ScoreDistillationConfig, seed: int, learner: nn.Module) -> None:
+        super().__init__(prior, config, seed)
+        self.learner = learner
+
+    def learner_loss(self, images: torch.Tensor, prompt: str, cameras: Any, step: int) -> torch.Tensor:
+        assert not images.requires_grad and len(cameras) == len(images) and prompt.startswith("a red mug")
+        return (self.learner(images.mean().view(1, 1)) - images.std()).square().sum()
+
+
+def test_a_guidance_with_state_is_trained_saved_and_resumed_with_the_field(prior: Backbone, tmp_path: Path) -> None:
+    def learn(folder: str, *minutes: float | None) -> dict[str, torch.Tensor]:
+        result = None
+        for allowed in minutes:
+            learner = nn.Linear(1, 1)
+            nn.init.zeros_(learner.weight)
+            nn.init.zeros_(learner.bias)
+            task = DreamFusionTask(Model(0), prior, "a red mug", CONFIG, distill=partial(Learned, learner=learner))
+            assert list(task.model.learners) == [learner]  # one, whatever the number of backgrounds
+            recipe = replace(training_recipe(CONFIG, 0), checkpoint_every=4, minutes=allowed)
+            result = train(task, recipe, tmp_path / folder, resume=True)
+        assert result is not None
+        return result.ema
+
+    whole, halves = learn("whole", None), learn("halves", 0.0, None)
+    assert whole.keys() == halves.keys() and all(torch.equal(whole[name], halves[name]) for name in whole)
+    assert whole["learners.0.bias"].abs() > 1e-3  # it has learned something, and the field as it does without it
+    alone = DreamFusionTask(Model(0), prior, "a red mug", CONFIG)
+    plain = train(alone, training_recipe(CONFIG, 0), tmp_path / "plain").ema
+    torch.testing.assert_close(plain["field.table"], whole["field.table"], atol=1e-4, rtol=1e-3)
+
+
+def test_a_camera_token_alone_does_not_make_a_prior_one_of_toybox(tiny_folder, tmp_path: Path) -> None:
+    """One like MVDream's knows views, but no names of backgrounds: a model's own metadata says of which world it is."""
+    shutil.copytree(tiny_folder("sd1", camera=True), tmp_path / "mvdream")
+    (tmp_path / "mvdream" / "liftkit.json").unlink()
+    other = Backbone.load(tmp_path / "mvdream")
+    assert other.has_camera_token and other.world is None
+    task = DreamFusionTask(Model(0), other, "a red mug", CONFIG)
+    assert list(task.guidance) == ["white"] and manner_of(other) == OPEN
+    (guidance,) = task.guidance.values()
+    assert type(guidance) is ScoreDistillation and guidance.config.views == "camera"
 
 
 @pytest.mark.parametrize(
