@@ -2,7 +2,7 @@
 
 | suffix | axes                | colours                        | for                                    |
 |--------|---------------------|--------------------------------|----------------------------------------|
-| .glb   | Y up, front +Z      | embedded PNG, or per vertex    | browsers, Blender, engines             |
+| .glb   | Y up, front +Z      | PNG, one factor, or per vertex | browsers, Blender, engines             |
 | .obj   | Y up, front +Z      | .mtl and .png beside it        | everything else (same axes as its kin) |
 | .ply   | Z up, front +X      | per vertex                     | point and scan tools                   |
 | .stl   | Z up, front +X      | none                           | slicers (they read metres as mm)       |
@@ -109,6 +109,8 @@ def _glb(mesh: TexturedMesh, path: Path) -> dict[Path, bytes]:
             "samplers": [{"magFilter": LINEAR, "minFilter": MIPMAPPED, "wrapS": CLAMPED, "wrapT": CLAMPED}],
             "images": [{"bufferView": view(_png(mesh.texture)), "mimeType": "image/png"}],
         }
+    elif mesh.colors is not None and (mesh.colors == mesh.colors[0]).all():  # more programs show this than COLOR_0
+        material["baseColorFactor"] = [*linear(mesh.colors[0]).tolist(), 1.0]
     elif mesh.colors is not None:
         attributes["COLOR_0"] = accessor(linear(mesh.colors), "VEC3", FLOAT, VERTEX_DATA)
     indices = accessor(mesh.faces.astype(np.uint32).reshape(-1), "SCALAR", UINT, INDEX_DATA)

@@ -31,8 +31,6 @@ def bake(
 ) -> tuple[np.ndarray, float]:
     """Paint the picture: ask the field for the colour at the centre of every texel that a triangle covers.
 
-    All other texels take the colour of the nearest painted one, so that no blending ever meets an empty texel.
-
     Args:
         color: points (n, 3) to colours (n, 3) in [0, 1]; called without gradients on `device`.
         vertices: (v, 3) in metres.
@@ -46,8 +44,35 @@ def bake(
     Raises:
         InputError: the field gives colours that are not finite.
     """
+    pixels, distance = paint(color, vertices, faces, uv, size, device)
+    return pixels, coverage(vertices, faces, uv, distance)
+
+
+def paint(
+    color: Color,
+    attributes: np.ndarray,
+    faces: np.ndarray,
+    uv: np.ndarray,
+    size: int,
+    device: torch.device | str = "cpu",
+) -> tuple[np.ndarray, np.ndarray]:
+    """Paint the picture by whatever the vertices carry, which `color` is asked about blended to each texel.
+
+    All other texels take the colour of the nearest painted one, so that no blending ever meets an empty texel.
+
+    Args:
+        color: blended attributes (n, c) to colours (n, 3) in [0, 1].
+        attributes: (v, c).
+        faces, uv, size, device: as of `bake`.
+
+    Returns:
+        uint8 (size, size, 3), and how far the nearest painted texel is from each, in texels (size, size).
+
+    Raises:
+        InputError: as `bake`.
+    """
     fragments = draw_uv(uv, faces, size)
-    places = interpolate(torch.from_numpy(vertices).float(), torch.from_numpy(faces), fragments)[0]  # (h, w, 3)
+    places = interpolate(torch.from_numpy(attributes).float(), torch.from_numpy(faces), fragments)[0]  # (h, w, c)
     painted = fragments.mask[0]  # (h, w)
     if not painted.any():
         raise ValueError("no texel is covered: the texture coordinates have no area")
@@ -62,8 +87,7 @@ def bake(
     texture[painted] = colors
     distance, nearest = to_painted(painted.numpy())
     filled = texture.numpy()[nearest[0], nearest[1]]  # (h, w, 3)
-    pixels = np.rint(filled.clip(0, 1) * 255).astype(np.uint8)
-    return pixels, coverage(vertices, faces, uv, distance)
+    return np.rint(filled.clip(0, 1) * 255).astype(np.uint8), distance
 
 
 def draw_uv(uv: np.ndarray, faces: np.ndarray, size: int) -> Fragments:

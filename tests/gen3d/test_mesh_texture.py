@@ -1,9 +1,13 @@
 """Unwrapping, baking and drawing: the colour of the field ends up at its place on the surface."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
-from helpers.mesh_fields import BOX, SOLIDS, checker, psnr, quad, soft
+import trimesh
+import xatlas
+from helpers.mesh_fields import BOX, SOLIDS, checker, psnr, quad, soft, sphere
 from helpers.toybox_scenes import ball, camera_of
 
 from core2d.app.errors import InputError
@@ -14,6 +18,7 @@ from core2d.toybox.render import render as render_scene
 from core2d.toybox.sample import mesh_of
 from gen3d.mesh import Build, TexturedMesh, build_mesh, render_mesh
 from gen3d.mesh.texture import bake, coverage, draw_uv
+from gen3d.mesh.uv import GAP, unwrap
 
 VIEWS = orbit(degrees([0, 75, 160, 260]), degrees([20, -30, 50, 5]), 2.6)
 
@@ -38,6 +43,40 @@ def test_it_is_the_same_again(torus: tuple[TexturedMesh, Build]) -> None:
     again, _ = build_mesh(soft(SOLIDS["torus"][0]), checker, BOX, 64, face_budget=3000, texture_size=1024)
     for name in ("vertices", "faces", "uv", "texture"):
         assert np.array_equal(getattr(again, name), getattr(torus[0], name)), name
+
+
+@pytest.mark.parametrize("diameter", [0.001, 0.006, 0.02, 0.06, 1.0, 100.0])
+def test_a_body_of_any_size_is_painted_whole(diameter: float) -> None:
+    """xatlas itself leaves out faces below 1.2e-7 of area: 68 % of this ball at 6 mm, and all of it at 1 mm."""
+    radius = diameter / 2
+    density = soft(partial(sphere, radius=radius), peak=40 / radius, width=0.004 * radius)
+    colors = lambda points: checker(points / radius)  # noqa: E731
+    mesh, build = build_mesh(density, colors, BOX * radius * 1.5, 32, face_budget=1500, texture_size=256)
+    assert build.coverage > 0.999 and build.report.problems == ()
+    assert build.report.volume == pytest.approx(np.pi / 6 * diameter**3, rel=0.01)
+    low, high = mesh.bounds
+    assert (high - low) == pytest.approx(diameter, rel=0.01)
+
+
+def test_small_faces_have_a_place_wherever_the_body_stands() -> None:
+    body = trimesh.creation.icosphere(subdivisions=4, radius=0.0068)  # of 5120 faces, a part is below 1.2e-7
+    assert 0.1 < (body.area_faces < 1.19e-7).mean() < 0.9
+    for shift in (0.0, 2.0):
+        rows, faces, uv = unwrap(body.vertices + shift, body.faces, 512)
+        assert np.array_equal(rows[faces], body.faces)
+        placed = draw_uv(uv, faces, 512)
+        assert len(np.unique(placed.face[placed.mask])) > 0.99 * len(faces)
+
+
+def test_a_body_that_xatlas_takes_whole_is_unwrapped_at_its_own_scale(torus: tuple[TexturedMesh, Build]) -> None:
+    mesh = torus[0]
+    atlas = xatlas.Atlas()
+    atlas.add_mesh(mesh.vertices, mesh.faces.astype(np.uint32))
+    packing = xatlas.PackOptions()
+    packing.resolution, packing.padding = 512, GAP
+    atlas.generate(pack_options=packing)
+    for found, expected in zip(unwrap(mesh.vertices, mesh.faces, 512), atlas.get_mesh(0), strict=True):
+        assert np.array_equal(found, expected)
 
 
 def test_a_painted_checker_looks_like_the_checker(
