@@ -198,7 +198,7 @@ def train_stage(name: str, plan: Plan) -> Numbers:
     """One stage of `scripts/train_bundled.py` with the recipe for a GPU, for what is left of the minutes."""
     from train_bundled import STAGES
 
-    from core2d.bundled.stages import TrainingSetup
+    from core2d.bundled.training import TrainingSetup
 
     started = time.perf_counter()
     pictures = plan.pictures // 3 if name == "judge" else plan.pictures  # rejects are drawn by one process: fewer
@@ -209,8 +209,7 @@ def train_stage(name: str, plan: Plan) -> Numbers:
     found = STAGES[name].run(setup)
     split_folder(plan.assets, plan.out / "weights")
     line = json.loads((plan.assets / STAGES[name].folder / "training.json").read_text())[-1]
-    finished = float(line["steps"] >= line["recipe"]["steps"])
-    return {**found, "steps": line["steps"], "train_seconds": line["seconds"], "finished": finished}
+    return {**found, "steps": line["steps"], "train_seconds": line["seconds"], "finished": float(line["finished"])}
 
 
 def draw_data(name: str, data: Path, pictures: int) -> None:

@@ -12,10 +12,11 @@ import argparse
 import json
 from pathlib import Path
 
+from core2d.app.devices import pick_device
 from core2d.app.program import main_guard
 from core2d.app.registry import assets_folder
 from core2d.bundled import stages
-from core2d.bundled.stages import TrainingSetup, state_of
+from core2d.bundled.training import TrainingSetup, state_of
 from gen3d.toybox.bundled import MATTING, ZERO123
 from genvideo.toybox.bundled import FRAME_JUDGE, MOTION
 from genvideo.toybox.video_vae import VIDEO_VAE
@@ -31,17 +32,19 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/bundled"), help="folder of data, checkpoints and logs")
     parser.add_argument("--size", type=int, default=64, help="pixels of a side")
     parser.add_argument("--pictures", type=int, default=48_000, help="pictures that the generators learn from")
-    parser.add_argument("--minutes", type=float, default=90, help="longest a training of a stage takes in this call")
+    parser.add_argument("--minutes", type=float, default=90, help="longest that a stage trains in this call")
     parser.add_argument("--steps", type=int, help="steps of the stage's schedule, instead of the recipe's")
     parser.add_argument("--batch-size", type=int, help="rows of a step, instead of the recipe's")
     parser.add_argument("--learning-rate", type=float, help="instead of the recipe's")
     parser.add_argument("--fresh", action="store_true", help="start from new weights, not from those in assets")
     parser.add_argument("--resume", action="store_true", help="go on from the run folder's newest checkpoint")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     given = parser.parse_args()
     changes = {name: getattr(given, name) for name in ("minutes", "steps", "batch_size", "learning_rate")}
     setup = TrainingSetup(
         given.assets, given.runs, given.size, given.pictures, given.fresh, given.resume,
         tuple((name, value) for name, value in changes.items() if value is not None),
+        None if given.device == "auto" else pick_device(given.device),
     )  # fmt: skip
     if given.list:
         for stage in STAGES.values():

@@ -2,93 +2,33 @@
 
 A stage starts from the weights in the family's folder (unless told to start fresh), runs the one training loop in its
 run folder, scores the averaged weights on the tuning seeds, and writes them back with a new line in `training.json`.
+How it trains and keeps stands in `core2d.bundled.training`.
 """
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
-from accelerate import PartialState
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
-from transformers.utils import logging as transformers_logging
 
 from core2d.app.errors import InputError
 from core2d.app.outputs import atomic_path, write_json
-from core2d.app.provenance import machine
 from core2d.bundled import clip, judges, prior, scores, vae
-from core2d.bundled.cards import write_card
+from core2d.bundled.training import Spent, Stage, TrainingSetup, history_of, keep, processes, run_training
 from core2d.bundled.world import training_pictures
 from core2d.files.loading import load_model, save_model
 from core2d.systems.text_to_image.pipeline import TextToImage
 from core2d.toybox import world
 from core2d.toybox.judge import MotionJudge, PictureJudge, load_motion_judge, load_picture_judge
 from core2d.training.latent_diffusion import PriorNetworks
-from core2d.training.loop import Task, TrainingRecipe, train
+from core2d.training.loop import Task, TrainingRecipe
 
 Judge = TypeVar("Judge", PictureJudge, MotionJudge)
-
-
-@dataclass(frozen=True)
-class TrainingSetup:
-    """Where a family of bundled models lives and how it is trained.
-
-    Attributes:
-        assets: the folder of its models (`toybox-sd`, `toybox-clip`, `toybox-judge`).
-        runs: where training keeps data, checkpoints and logs.
-        size: pixels of a side.
-        pictures: how many pictures the generators learn from.
-        fresh: start from new weights, not from those in `assets`.
-        resume: go on from the run folder's newest checkpoint.
-        changes: fields of the stages' recipes to replace, such as {"steps": 100, "minutes": 60}.
-    """
-
-    assets: Path
-    runs: Path
-    size: int = 64
-    pictures: int = 48_000
-    fresh: bool = False
-    resume: bool = True
-    changes: tuple[tuple[str, object], ...] = ()
-
-    def recipe(self, recipe: TrainingRecipe) -> TrainingRecipe:
-        """A stage's recipe with this family's changes."""
-        return replace(recipe, **dict(self.changes))  # pyright: ignore[reportArgumentType]
-
-    @property
-    def data(self) -> Path:
-        """The drawn pictures, shared by the stages."""
-        return self.runs / "data"
-
-    def starts_fresh(self, weights: Path) -> bool:
-        """Whether a stage has no weights to start from, or is told to ignore them."""
-        return self.fresh or not weights.exists()
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One model of the family.
-
-    Attributes:
-        name: as given on the command line.
-        folder: the model folder that it writes to.
-        run: trains, scores and writes; returns the scores.
-        main_score: the score that must not get worse.
-        about: one line.
-    """
-
-    name: str
-    folder: str
-    run: Callable[[TrainingSetup], scores.Scores]
-    main_score: str
-    about: str
 
 
 def train_vae(setup: TrainingSetup) -> scores.Scores:
@@ -104,7 +44,7 @@ def train_vae(setup: TrainingSetup) -> scores.Scores:
     with processes().main_process_first():
         pictures = training_pictures(setup.data, setup.pictures, setup.size)
     recipe = setup.recipe(vae.RECIPE)
-    eyes = vae.eyes_in(setup.assets / "toybox-clip")
+    eyes = vae.eyes_in(setup.assets / "toybox-clip", setup.place)
     spent = run_training(setup, "vae", vae.task(model, pictures, eyes), recipe)
     if not stands:
         mean, deviation = prior.encode_latents(model, pictures.first(2048))
@@ -174,14 +114,13 @@ def train_prior(setup: TrainingSetup) -> scores.Scores:
     model.requires_grad_(True)
     with processes().main_process_first():
         pictures = training_pictures(setup.data, setup.pictures, setup.size)
-    accelerator = torch.accelerator.current_accelerator() or torch.device("cpu")
-    autoencoder.to(accelerator)  # pyright: ignore[reportArgumentType]
+    autoencoder.to(setup.place)  # pyright: ignore[reportArgumentType]
     posteriors = prior.encode_latents(autoencoder, pictures)
     autoencoder.cpu()
     tokens, empty = clip.tokenise(tokenizer, pictures.captions), clip.tokenise(tokenizer, [""])[0]
     task = prior.task(model, pictures, posteriors, tokens, empty, autoencoder.config["scaling_factor"])
     recipe = setup.recipe(prior.RECIPE)
-    if accelerator.type == "cpu":  # where the backward of torch's fused attention is half of a whole step
+    if setup.place.type == "cpu":  # where the backward of torch's fused attention is half of a whole step
         model.unet.set_attn_processor(AttnProcessor())
         text_encoder.set_attn_implementation("eager")
     spent = run_training(setup, "prior", task, recipe)
@@ -310,95 +249,3 @@ def prior_and_camera_scores(pipeline: TextToImage, seed: int, judge_folder: Path
 def judge_in(folder: Path) -> PictureJudge | None:
     """The picture judge in a folder, if one has been trained yet."""
     return load_picture_judge(folder) if (folder / "picture.safetensors").is_file() else None
-
-
-def state_of(setup: TrainingSetup, stage: Stage) -> dict[str, object]:
-    """What the last kept training of a stage says: steps, hours and scores over all its calls."""
-    lines = [line for line in history_of(setup.assets / stage.folder) if line["stage"] == stage.name]
-    if not lines:
-        return {"stage": stage.name, "state": "not trained", "about": stage.about}
-    total = {"steps": sum(line["steps"] for line in lines), "hours": sum(line["seconds"] for line in lines) / 3600}
-    kept = [line for line in lines if line["kept"]][-1:]
-    return {"stage": stage.name, "state": "trained", **total, **(kept[0]["scores"] if kept else {})}
-
-
-@dataclass(frozen=True)
-class Spent:
-    """What one call of a stage added to a training; `diaries` are to say so once `training.json` does."""
-
-    steps: int
-    seconds: float
-    diaries: tuple[tuple[Path, dict[str, float]], ...] = ()
-
-    def __add__(self, other: Spent) -> Spent:
-        return Spent(self.steps + other.steps, self.seconds + other.seconds, self.diaries + other.diaries)
-
-
-def run_training(setup: TrainingSetup, name: str, task: Task[Any], recipe: TrainingRecipe) -> Spent:
-    """Train and leave the averaged weights in the task's model; calls that were stopped count in the one after them."""
-    transformers_logging.disable_progress_bar()
-    folder = setup.runs / name
-    diary = folder / "counted.json"  # what `training.json` has of this run
-    counted = json.loads(diary.read_text()) if setup.resume and diary.is_file() else {"steps": 0, "seconds": 0.0}
-    result = train(task, recipe, folder, resume=setup.resume)
-    task.model.load_state_dict(result.ema)
-    task.model.cpu().eval()
-    total = {"steps": result.step, "seconds": result.seconds}
-    return Spent(result.step - counted["steps"], result.seconds - counted["seconds"], ((diary, total),))
-
-
-def processes() -> PartialState:
-    """Which of how many processes this is."""
-    return PartialState(cpu=not torch.accelerator.is_available())
-
-
-def keep(
-    setup: TrainingSetup,
-    stage: Stage,
-    recipe: TrainingRecipe,
-    spent: Spent,
-    found: scores.Scores,
-    save: Callable[[], None],
-    shipped: scores.Scores | None = None,
-    facts: dict[str, object] | None = None,
-) -> scores.Scores:
-    """Write the weights if their main score is the best so far; note the training either way. Main process only.
-
-    `shipped` are the scores of the weights that stand, where those in the diary may be out of date; `facts` go into it.
-    """
-    if not processes().is_main_process:
-        return found
-    folder = setup.assets / stage.folder
-    before = None if setup.fresh else (shipped or state_of(setup, stage)).get(stage.main_score)
-    now = found.get(stage.main_score)
-    kept = not isinstance(before, float) or (now is not None and now > before)
-    if now is not None and not math.isfinite(now):
-        raise FloatingPointError(f"the {stage.main_score} of {stage.name} is {now}: the weights in {folder} stay")
-    folder.mkdir(parents=True, exist_ok=True)
-    if kept:
-        save()
-    line = {
-        "stage": stage.name,
-        "kept": kept,
-        "steps": spent.steps,
-        "seconds": round(spent.seconds, 1),
-        "pictures": setup.pictures,
-        "size": setup.size,
-        "toybox_version": world.VERSION,
-        "recipe": asdict(recipe),
-        "machine": machine(),
-        **(facts or {}),
-        "scores": {key: round(value, 4) for key, value in found.items()},
-    }
-    earlier = [entry for entry in history_of(folder) if not (setup.fresh and entry["stage"] == stage.name)]
-    write_json(folder / "training.json", [*earlier, line])
-    for diary, total in spent.diaries:
-        write_json(diary, total)
-    write_card(folder)
-    return found
-
-
-def history_of(folder: Path) -> list[dict]:
-    """The lines of a folder's `training.json`."""
-    path = folder / "training.json"
-    return json.loads(path.read_text()) if path.is_file() else []

@@ -50,11 +50,10 @@ def only_decoder(model: AutoencoderKL) -> AutoencoderKL:
     return model
 
 
-def eyes_in(folder: Path) -> CLIPModel | None:
-    """The CLIP in a folder, if one has been trained yet. It is no part of what learns: the loop does not move it."""
+def eyes_in(folder: Path, device: torch.device) -> CLIPModel | None:
+    """The CLIP in a folder, if one has been trained yet, on the device of the training: the loop does not move it."""
     if not folder.is_dir():
         return None
-    device = torch.accelerator.current_accelerator() or torch.device("cpu")
     return load_model(CLIPModel, folder, torch.float32).to(device)  # pyright: ignore[reportArgumentType]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,14 +17,24 @@ from core2d.app.outputs import atomic_path, write_json
 from core2d.bundled.clip import WIDTH
 from core2d.bundled.prior import scheduler
 from core2d.bundled.scores import Scores
-from core2d.bundled.stages import Stage, TrainingSetup, history_of, judge_in, keep, processes, run_training
+from core2d.bundled.stages import judge_in
+from core2d.bundled.training import (
+    Spent,
+    Stage,
+    TrainingSetup,
+    history_of,
+    keep,
+    minutes_left,
+    prepare,
+    processes,
+    run_training,
+)
 from core2d.bundled.world import training_pictures
 from core2d.files.loading import load_model, read_json, save_model
 from core2d.prior.backbone import Backbone
 from core2d.prior.schedule import NoiseSchedule
 from core2d.toybox import world
 from core2d.toybox.captions import background_phrase, object_phrase
-from core2d.training.checkpoints import newest_checkpoint
 from core2d.training.loop import TrainingRecipe
 from gen3d.toybox.matting import FOLDER, MattingNet
 from gen3d.toybox.matting_task import MattingTask, matting_scores
@@ -50,6 +61,7 @@ BORROWED = {"vae": ["toybox-sd", "vae"], "image_encoder": ["toybox-clip", "."]}
 RECIPE = TrainingRecipe(
     steps=10_000, batch_size=64, learning_rate=8e-4, warmup_steps=200, ema_decay=0.999, checkpoint_every=250
 )
+READER = "zero123-reader"  # its run folder
 TOKENS = 10  # of the prior: "a red mug, on a white background", start and end
 READING = TrainingRecipe(steps=4000, batch_size=256, learning_rate=2e-3, warmup_steps=100, checkpoint_every=1000)
 STEPS = 25  # of DDIM, for the scores
@@ -68,17 +80,21 @@ def train_zero123(setup: TrainingSetup) -> Scores:
     with processes().main_process_first():
         place = setup.data / f"v{world.VERSION}-views-{setup.size}px-{setup.pictures}"
         renders = toybox_renders(place, SEED, setup.pictures // VIEWS_EACH, VIEWS_EACH, setup.size)
-    eyes = Zero123(parts).to(torch.accelerator.current_accelerator() or torch.device("cpu"))
+    eyes = Zero123(parts).to(setup.place)
     pairs = encode_pairs(renders, parts.vae, eyes.embed)
     eyes.to(torch.device("cpu"))
     recipe = setup.recipe(RECIPE)
-    if fresh and not (setup.resume and newest_checkpoint(setup.runs / "zero123" / "checkpoints")):
-        learn_to_read(setup, parts, pairs, renders.names, recipe)
+    started = time.perf_counter()
+    spent = prepare(
+        setup, READER, "zero123", lambda: fresh, lambda: learn_to_read(setup, parts, pairs, renders.names, recipe)
+    )
+    spent = replace(spent, steps=0)  # of another network: only their time counts
     model = ViewConditioned(parts.unet, parts.projection).requires_grad_(True)
     task = ViewPairTask(model, pairs, NoiseSchedule.from_config(scheduler().config), seed=15)
-    if not torch.accelerator.is_available():  # where the backward of torch's fused attention is half of a whole step
+    if setup.place.type == "cpu":  # where the backward of torch's fused attention is half of a whole step
         model.unet.set_attn_processor(AttnProcessor())
-    spent = run_training(setup, "zero123", task, recipe)
+    if spent.finished:
+        spent += run_training(setup, "zero123", task, minutes_left(recipe, started))
     model.unet.set_attn_processor(AttnProcessor2_0())
     judge = setup.assets / "toybox-judge"
     # the autoencoder that both borrow may be another one than that of the noted score
@@ -89,7 +105,7 @@ def train_zero123(setup: TrainingSetup) -> Scores:
 
 def learn_to_read(
     setup: TrainingSetup, parts: Zero123Parts, pairs: ViewPairs, names: Sequence[str], recipe: TrainingRecipe
-) -> None:
+) -> Spent:
     """Give the reader the camera token of the prior, and teach it to say what the prior would be told.
 
     `recipe` is that of the training after it, which this one is never longer than.
@@ -104,7 +120,7 @@ def learn_to_read(
     reading = replace(READING, steps=min(READING.steps, recipe.steps), minutes=recipe.minutes)
     reader = parts.projection.requires_grad_(True)
     reader.camera_token.requires_grad_(False)
-    run_training(setup, "zero123-reader", ReadingTask(reader, pairs, words, seed=16), reading)
+    return run_training(setup, READER, ReadingTask(reader, pairs, words, seed=16), reading)
 
 
 def scores_of(model: Zero123, judge_folder: Path, size: int) -> Scores:

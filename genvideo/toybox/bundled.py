@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,16 +19,19 @@ from core2d.app.errors import InputError
 from core2d.app.outputs import atomic_path, write_json
 from core2d.bundled import judges
 from core2d.bundled.scores import Scores, judge_scores
-from core2d.bundled.stages import (
+from core2d.bundled.stages import judge_in, train_a_judge
+from core2d.bundled.training import (
+    NOTHING,
     Spent,
     Stage,
     TrainingSetup,
     history_of,
-    judge_in,
     keep,
+    minutes_left,
+    prepare,
     processes,
     run_training,
-    train_a_judge,
+    seed_of,
 )
 from core2d.prior.backbone import Backbone
 from core2d.toybox import world
@@ -57,7 +60,7 @@ RECIPE = TrainingRecipe(
 DRILL_RECIPE = replace(RECIPE, steps=1200, warmup_steps=30, final_learning_rate_fraction=1.0, ema_decay=0.99)
 HIDING, DRILL_HIDING = 4.0, 8.0  # see `MotionTask`: what shows, little as it is, tells more than words
 OPPOSITE = {"left": "right", "right": "left", "growing": "shrinking", "shrinking": "growing", "in": "out", "out": "in"}
-DRILL = "motion-drill"  # its run folder
+RUN, DRILL = "motion", "motion-drill"  # run folders of the training and of the drill before it
 DRILLS = {
     "sideways": ("sliding left", "sliding right", "hopping left", "hopping right"),
     "sizes": ("growing", "shrinking"),
@@ -103,16 +106,17 @@ def train_motion(setup: TrainingSetup) -> Scores:
         undecided=UNDECIDED,
         hiding=HIDING,
         shared_noise=SHARED_NOISE,
-        seed=len(history_of(folder)),
+        seed=seed_of(setup, RUN, len(history_of(folder))),
     )
-    if not torch.accelerator.is_available():  # where the backward of torch's fused attention is half of a whole step
+    if setup.place.type == "cpu":  # where the backward of torch's fused attention is half of a whole step
         model.set_attn_processor(AttnProcessor())
     recipe = setup.recipe(RECIPE)
     if begun is None or begun.rank < RANK:
         begin_with(model, "domain_adapter", discriminants(clips.words, motions, DIRECTIONS))
-    if not setup.resume and processes().is_main_process:  # this call is not to go on from an earlier one's drill
-        shutil.rmtree(setup.runs / DRILL, ignore_errors=True)
-    spent = drill(setup, task, opposite, motions) + run_training(setup, "motion", task, recipe)
+    started = time.perf_counter()
+    spent = drill(setup, task, opposite, motions)
+    if spent.finished:
+        spent += run_training(setup, RUN, task, minutes_left(recipe, started))
     motion, adapter = deflate(model, motion), lora_of(model, "domain_adapter")
     found = scores_of(backbone, motion, adapter, setup)
     return keep(setup, MOTION, recipe, spent, found, lambda: save(folder, motion, adapter), shipped)
@@ -134,7 +138,7 @@ def drill(setup: TrainingSetup, task: MotionTask, opposite: Tensor, motions: lis
     }
     places = {name: torch.tensor(found) for name, found in places.items() if found}
     if not places:
-        return Spent(0, 0.0)
+        return NOTHING
     hidden = replace(task, blind=0.0, undecided=1.0, hiding=DRILL_HIDING, given=(0.0, 0.0, 0.0), still=0.0, drop=0.0)
 
     def least_heard(when: str) -> float:
@@ -144,15 +148,16 @@ def drill(setup: TrainingSetup, task: MotionTask, opposite: Tensor, motions: lis
         sys.stderr.write(f"{when} the drill opposite words make the error larger by: {said}\n")
         return min(shares)
 
-    if least_heard("before") > HEARD:
-        return Spent(0, 0.0)
-    most = max(len(rows) for rows in places.values())
-    alike = torch.cat([rows.repeat(-(-most // len(rows)))[:most] for rows in places.values()])
-    recipe = setup.recipe(DRILL_RECIPE)
-    recipe = replace(recipe, steps=min(recipe.steps, DRILL_RECIPE.steps))
-    spent = run_training(setup, DRILL, replace(hidden, clips=task.clips.those(alike)), recipe)
-    least_heard("after")
-    return spent
+    def train() -> Spent:
+        most = max(len(rows) for rows in places.values())
+        alike = torch.cat([rows.repeat(-(-most // len(rows)))[:most] for rows in places.values()])
+        recipe = setup.recipe(DRILL_RECIPE)
+        recipe = replace(recipe, steps=min(recipe.steps, DRILL_RECIPE.steps))
+        spent = run_training(setup, DRILL, replace(hidden, clips=task.clips.those(alike)), recipe)
+        least_heard("after")
+        return spent
+
+    return prepare(setup, DRILL, RUN, lambda: least_heard("before") <= HEARD, train)
 
 
 @torch.no_grad()
@@ -175,7 +180,7 @@ def latents_of(setup: TrainingSetup, backbone: Backbone) -> tuple[EncodedClips, 
     still = [without_motion(caption, motion) for caption, motion in zip(captions, motions, strict=True)]
     opposite = [turned_round(caption, motion) for caption, motion in zip(captions, motions, strict=True)]
     path = setup.data / f"v{world.VERSION}-motion-{setup.size}px-{count}.npy"
-    backbone.to(torch.accelerator.current_accelerator() or torch.device("cpu"))
+    backbone.to(setup.place)
     clips = encode_clips(backbone, draw_clips(path, SEED, count, setup.size), captions, still)
     words = encode_words(backbone, opposite)
     backbone.to(torch.device("cpu"))

@@ -18,7 +18,8 @@ from core2d.app.errors import InputError
 from core2d.app.outputs import atomic_path, write_json
 from core2d.bundled import vae
 from core2d.bundled.scores import Scores, pictures_of
-from core2d.bundled.stages import Stage, TrainingSetup, history_of, judge_in, keep, processes, run_training
+from core2d.bundled.stages import judge_in
+from core2d.bundled.training import Stage, TrainingSetup, history_of, keep, processes, run_training
 from core2d.bundled.world import SEED
 from core2d.files.loading import load_model, save_model
 from core2d.toybox import world
@@ -44,7 +45,7 @@ def train_video_vae(setup: TrainingSetup) -> Scores:
         path = setup.data / f"v{world.VERSION}-frames-{setup.size}px-{setup.pictures}"
         pictures = draw(path, partial(frame, SEED), setup.pictures, setup.size)
     recipe = setup.recipe(RECIPE)
-    eyes = vae.eyes_in(setup.assets / "toybox-clip")
+    eyes = vae.eyes_in(setup.assets / "toybox-clip", setup.place)
     spent = run_training(setup, "video-vae", vae.task(model, pictures, eyes, LATENT_NOISE), recipe)
     judge = judge_in(setup.assets / "toybox-frame-judge")
 

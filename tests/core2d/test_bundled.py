@@ -22,7 +22,7 @@ import gen3d.toybox.bundled
 import gen3d.toybox.matting_task
 import genvideo.toybox.bundled
 import genvideo.toybox.video_vae
-from core2d.bundled import clip, judges, prior, scores, stages, vae
+from core2d.bundled import clip, judges, prior, scores, stages, training, vae
 from core2d.bundled.cards import ABOUT
 from core2d.bundled.world import picture_rows, training_pictures
 from core2d.prior.schedule import NoiseSchedule
@@ -292,10 +292,10 @@ class FakeTraining:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, found: list[float], steps: list[int]) -> None:
         self.found, self.steps, self.calls = found, steps, 0
-        monkeypatch.setattr(stages, "train", self.train)
+        monkeypatch.setattr(training, "train", self.train)
         monkeypatch.setattr(scores, "judge_scores", self.score)
 
-    def train(self, task: Any, recipe: Any, folder: Path, resume: bool) -> TrainingResult:
+    def train(self, task: Any, recipe: Any, folder: Path, resume: bool, device: Any) -> TrainingResult:
         step = self.steps[self.calls]
         checkpoint = folder / "checkpoints" / f"step-{step:06d}"
         checkpoint.mkdir(parents=True, exist_ok=True)
@@ -312,11 +312,11 @@ class FakeTraining:
 EVERY = (*stages.STAGES.values(), ZERO123, MATTING, FRAME_JUDGE, VIDEO_VAE, MOTION)
 
 
-def judge_family(folder: Path, **changes: Any) -> stages.TrainingSetup:
-    return stages.TrainingSetup(folder / "assets", folder / "runs", pictures=4, **changes)
+def judge_family(folder: Path, **changes: Any) -> training.TrainingSetup:
+    return training.TrainingSetup(folder / "assets", folder / "runs", pictures=4, **changes)
 
 
-def kept_weight(setup: stages.TrainingSetup) -> float:
+def kept_weight(setup: training.TrainingSetup) -> float:
     weights = load_file(setup.assets / "toybox-judge" / "picture.safetensors")
     return float(weights["body.0.0.weight"].flatten()[0])
 
@@ -325,10 +325,10 @@ def test_only_better_weights_are_kept_and_the_card_tells_all(tmp_path: Path, mon
     FakeTraining(monkeypatch, found=[0.5, 0.25, 0.75, 0.1], steps=[5, 6, 7, 8])
     setup, stage = judge_family(tmp_path), stages.STAGES["judge"]
     card = setup.assets / "toybox-judge" / "README.md"
-    assert stages.state_of(setup, stage)["state"] == "not trained"
+    assert training.state_of(setup, stage)["state"] == "not trained"
     for weight, score in ((0, 0.5), (0, 0.5), (2, 0.75)):  # the second training was worse
         stage.run(setup)
-        assert kept_weight(setup) == weight and stages.state_of(setup, stage)["balanced"] == score
+        assert kept_weight(setup) == weight and training.state_of(setup, stage)["balanced"] == score
         assert f"| judge | balanced | {score} |" in card.read_text()
     lines = json.loads((card.parent / "training.json").read_text())
     assert [line["kept"] for line in lines] == [True, False, True]
@@ -337,7 +337,7 @@ def test_only_better_weights_are_kept_and_the_card_tells_all(tmp_path: Path, mon
     assert text.startswith(f"# {ABOUT['toybox-judge'][0]}\n") and "| judge | rejected_blob | 0.125 |" in text
     assert [text.count(f"| judge | {word} | 4 | 64 |") for word in ("yes", "no")] == [2, 1]
     stage.run(judge_family(tmp_path, fresh=True))  # starts over, whatever was there
-    assert kept_weight(setup) == 3 and stages.state_of(setup, stage)["balanced"] == 0.1
+    assert kept_weight(setup) == 3 and training.state_of(setup, stage)["balanced"] == 0.1
     assert len(json.loads((card.parent / "training.json").read_text())) == 1
 
 
@@ -346,18 +346,18 @@ def test_a_resumed_training_is_counted_once(tmp_path: Path, monkeypatch: pytest.
     setup, stage = judge_family(tmp_path), stages.STAGES["judge"]
     stage.run(setup)
     stage.run(setup)
-    state = stages.state_of(setup, stage)
+    state = training.state_of(setup, stage)
     assert state["steps"] == 100 and state["hours"] == pytest.approx(1.0)
 
 
 def test_a_training_that_was_stopped_before_its_diary_counts_in_the_next_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    training = FakeTraining(monkeypatch, found=[0.5, 0.75], steps=[40, 100])
+    fake = FakeTraining(monkeypatch, found=[0.5, 0.75], steps=[40, 100])
     setup, stage = judge_family(tmp_path), stages.STAGES["judge"]
 
     def killed(judge: PictureJudge, seed: int) -> scores.Scores:
-        training.score(judge, seed)
+        fake.score(judge, seed)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -365,7 +365,7 @@ def test_a_training_that_was_stopped_before_its_diary_counts_in_the_next_call(
         with pytest.raises(KeyboardInterrupt):
             stage.run(setup)
     stage.run(setup)
-    assert stages.state_of(setup, stage)["steps"] == 100
+    assert training.state_of(setup, stage)["steps"] == 100
 
 
 def test_every_stage_writes_to_a_folder_that_has_a_card() -> None:

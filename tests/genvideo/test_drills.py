@@ -10,14 +10,16 @@ from typing import Any
 import pytest
 import torch
 
-from core2d.bundled.stages import Spent, TrainingSetup
+from core2d.app.outputs import write_json
+from core2d.bundled.training import Spent, TrainingSetup
 from core2d.prior.backbone import Backbone
 from core2d.toybox import world
 from core2d.toybox.clips import words_of
+from core2d.training.checkpoints import write_checkpoint
 from genvideo.animatediff.motion import fresh_motion, inflate
 from genvideo.animatediff.task import EncodedClips, MotionTask
 from genvideo.toybox import bundled
-from genvideo.toybox.bundled import DRILL_RECIPE, DRILLS, HEARD, drill, told_apart, turned_round
+from genvideo.toybox.bundled import DRILL, DRILL_RECIPE, DRILLS, HEARD, RUN, drill, told_apart, turned_round
 
 
 @pytest.fixture
@@ -79,3 +81,20 @@ def test_one_word_that_is_not_heard_makes_a_drill_in_all(
         assert (alone.blind, alone.undecided, alone.given) == (0.0, 1.0, (0.0, 0.0, 0.0))
         assert torch.equal(alone.clips.latents, task.clips.latents[[0, 0, 0, 1, 3, 5, 4, 4, 4]])
     assert drill(setup, task, task.clips.words, ["still"] * 6).steps == 0  # no such clips
+
+
+def test_what_goes_on_after_its_drill_is_not_drilled_again(
+    task: MotionTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is it asked what it hears: the weights that it starts from are not those that it goes on with."""
+    for name, steps in ((DRILL, 40), (RUN, 7)):
+        facts: dict[str, object] = {"step": steps, "seconds": 2.0 * steps}
+        write_checkpoint(tmp_path / name / "checkpoints", steps, {}, facts)
+    monkeypatch.setattr(bundled, "told_apart", None)
+    monkeypatch.setattr(bundled, "run_training", None)
+    setup, motions = TrainingSetup(tmp_path, tmp_path), ["growing"] * 6
+    spent = drill(setup, task, task.clips.words, motions)
+    assert (spent.steps, spent.seconds, spent.finished) == (40, 80.0, True)  # as no call has counted it
+    (diary, total), = spent.diaries  # fmt: skip
+    write_json(diary, total)
+    assert drill(setup, task, task.clips.words, motions).steps == 0

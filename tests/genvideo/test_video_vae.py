@@ -9,7 +9,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_motion_model import MotionAdapter
 
 from core2d.app.errors import InputError
-from core2d.bundled.stages import TrainingSetup
+from core2d.bundled.training import TrainingSetup
 from core2d.files.loading import load_model, save_model
 from core2d.prior.backbone import Backbone
 from genvideo.animatediff.formats import Facts, read_motion, write_motion
