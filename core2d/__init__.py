@@ -8,21 +8,45 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from core2d.app.errors import InputError as InputError
+    from core2d.guidance.perp_neg import PerpNegDistillation as PerpNegDistillation
+    from core2d.guidance.sds import ScoreDistillation as ScoreDistillation
+    from core2d.guidance.sds import ScoreDistillationConfig as ScoreDistillationConfig
     from core2d.prior.backbone import Backbone as Backbone
+    from core2d.prior.backbone import Prior as Prior
     from core2d.prior.cameras import Cameras as Cameras
+    from core2d.prior.cameras import degrees as degrees
+    from core2d.prior.cameras import orbit as orbit
+    from core2d.prior.condition import Adapter as Adapter
+    from core2d.prior.condition import Condition as Condition
+    from core2d.prior.condition import Inputs as Inputs
+    from core2d.prior.oracle import OracleBackbone as OracleBackbone
     from core2d.prior.schedule import NoiseSchedule as NoiseSchedule
     from core2d.prior.schedule import Prediction as Prediction
     from core2d.systems.text_to_image.pipeline import TextToImage as TextToImage
+    from core2d.training.loop import TrainingRecipe as TrainingRecipe
+    from core2d.training.loop import train as train
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "Adapter": "core2d.prior.condition",
     "Backbone": "core2d.prior.backbone",
     "Cameras": "core2d.prior.cameras",
+    "Condition": "core2d.prior.condition",
     "InputError": "core2d.app.errors",
+    "Inputs": "core2d.prior.condition",
     "NoiseSchedule": "core2d.prior.schedule",
+    "OracleBackbone": "core2d.prior.oracle",
+    "PerpNegDistillation": "core2d.guidance.perp_neg",
     "Prediction": "core2d.prior.schedule",
+    "Prior": "core2d.prior.backbone",
+    "ScoreDistillation": "core2d.guidance.sds",
+    "ScoreDistillationConfig": "core2d.guidance.sds",
     "TextToImage": "core2d.systems.text_to_image.pipeline",
+    "TrainingRecipe": "core2d.training.loop",
+    "degrees": "core2d.prior.cameras",
+    "orbit": "core2d.prior.cameras",
+    "train": "core2d.training.loop",
 }
 
 

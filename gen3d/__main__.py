@@ -6,7 +6,7 @@ from core2d.app.program import Command, run_program
 
 COMMANDS = {
     "text-to-mesh": Command("gen3d.dreamfusion", "TextToMeshRecipe"),
-    "image-to-3d": Command("gen3d.image_to_3d", "ImageTo3DRecipe"),
+    "image-to-3d": Command("gen3d.zero123.image_to_3d", "ImageTo3DRecipe"),
     "novel-views": Command("gen3d.zero123", "NovelViewsRecipe"),
     "nerf": Command("gen3d.nerf", "NerfRecipe"),
     "eval": Command("gen3d.nerf", "EvalRecipe", "evaluate"),

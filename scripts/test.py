@@ -1,7 +1,8 @@
 """Run every check: `python3 scripts/test.py [pytest arguments]`. Makes its own environment in `.venv`.
 
 Runs the linter, the type checker and the tests, all three whatever the first ones say; the exit status is 0
-only if all are content. `-m ""` runs the slow tests too.
+only if all are content. `-m ""` runs the slow tests too. Tests run in as many processes as there are cores, each
+with one thread; `-n 0` runs them in this one.
 """
 
 import subprocess
@@ -15,7 +16,8 @@ def main() -> int:
     checks = {
         "ruff": [python, "-m", "ruff", "check"],
         "pyright": [python, "-m", "pyright", "--pythonpath", python],
-        "pytest": [python, "-m", "pytest", *sys.argv[1:]],
+        # the tests of a file stay together: what they share is made once
+        "pytest": [python, "-m", "pytest", "-n", "auto", "--dist", "loadfile", *sys.argv[1:]],
     }
     failed = []
     for name, command in checks.items():

@@ -169,4 +169,4 @@ def write_pictures(assets: Path, seed: int, folder: Path) -> None:
     save_image(folder / "zero123.png", image_grid(torch.cat(rows), len(rows[0])))
 
 
-SUITE = Suite(items_of, Path(__file__), (ROOT / "gen3d" / "image_to_3d" / "command.py",))
+SUITE = Suite(items_of, Path(__file__), (ROOT / "gen3d" / "zero123" / "image_to_3d" / "command.py",))

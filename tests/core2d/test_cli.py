@@ -1,14 +1,17 @@
 """The commands: help at once, one line for what is wrong, one object with --json."""
 
 import json
+import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
-import time
+import termios
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -43,13 +46,15 @@ GROUND_RULES = ["--seed", "--device", "--dtype", "--json"]
 
 
 def helped(*words: str | Path) -> tuple[subprocess.CompletedProcess[str], float]:
-    started = time.perf_counter()
+    """What `--help` says, and the seconds of processor time that it took: others at work do not count."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([*words, "--help"], capture_output=True, text=True, check=False)
-    return done, time.perf_counter() - started
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return done, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 @pytest.mark.parametrize("words", HELP)
-def test_help_comes_within_half_a_second(words: str):
+def test_help_takes_half_a_second_at_most(words: str):
     program, *rest = words.split()
     done, seconds = helped(BIN / program, *rest)
     for _ in range(4):  # the best of five counts, so a good one ends it
@@ -162,6 +167,89 @@ def test_a_wrong_command_is_told_the_right_ones(program: str, known: str):
     done = subprocess.run([BIN / program, "make-it"], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr == f"error: 'make-it' is no command of {program}: {known}\n"
+
+
+# -- letters that a terminal does not have ---------------------------------------------------------------
+
+NARROW = [
+    {"PYTHONIOENCODING": "ascii"},
+    {"PYTHONIOENCODING": "ascii:strict"},
+    {"LC_ALL": "C"},
+    {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+]
+
+
+HERE = {"PYTHONPATH": str(Path(__file__).parents[2])}
+
+
+def narrow(environment: dict[str, str], *words: object, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    plain = {name: value for name, value in os.environ.items() if name not in ("PYTHONIOENCODING", "LC_ALL", "LANG")}
+    settings: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "check": False}
+    return subprocess.run(list(map(str, words)), env=plain | environment, **(settings | options))
+
+
+@pytest.mark.parametrize("environment", NARROW, ids=lambda environment: " ".join(environment.values()))
+def test_any_letter_can_be_said_everywhere(environment: dict[str, str], tmp_path: Path):
+    """In help, in errors of ours and of the parser, in the report, and in the progress bar of a terminal."""
+    for words in (("text-to-image", "--help"), ("--help",)):
+        done = narrow(environment, BIN / "core2d", *words)
+        assert done.returncode == 0 and done.stderr == b"" and b"usage: core2d" in done.stdout
+    for words in (("toybox", "tänzen"), ("text-to-image", "ein Krug", "-o", "Krüge.赤"), ("models", "--grüße")):
+        done = narrow(environment, BIN / "core2d", *words, cwd=tmp_path)
+        assert done.returncode == 2 and done.stderr.startswith(b"error: ") and done.stderr.count(b"\n") == 1
+        assert done.stdout == b"" and b"Traceback" not in done.stderr
+    (tmp_path / "hello.py").write_text(GREETING, encoding="utf-8")
+    greet = (sys.executable, tmp_path / "hello.py", "greet", "--name", "Krüge 赤")
+    done = narrow(environment | HERE, *greet)
+    assert done.returncode == 0 and b"wrote Kr" in done.stdout and b"letters: " in done.stdout, done.stderr
+    terminal, inner = os.openpty()
+    termios.tcsetwinsize(inner, (24, 100))
+    done = narrow(environment | HERE, *greet, stderr=inner)
+    shown = os.read(terminal, 4096)
+    os.close(inner)
+    os.close(terminal)
+    assert done.returncode == 0 and b"\rKr" in shown and b"3/3" in shown and b"Traceback" not in shown
+
+
+GREETING = """
+import sys
+import termios
+from pathlib import Path
+from dataclasses import dataclass
+from tqdm import tqdm
+from core2d.app import program, recipe
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(recipe.Recipe):
+    name: str = "world"
+
+class Greeting(program.Command):
+    def recipe_type(self): return Recipe
+    def follow(self, recipe):
+        print("ä library that chatters 赤")
+        for _ in tqdm(range(3), desc=recipe.name, disable=None):
+            pass
+        return program.Outcome([Path(f"{recipe.name}.txt")], {"letters": recipe.name})
+
+program.run_program("hello", "A program.", {"greet": Greeting("", "")})
+"""
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "| head -c 1 > /dev/null", "| true"])
+def test_nobody_has_to_listen(closed: str, tmp_path: Path):
+    """A report that nobody reads is no failure, and a failure stays one."""
+    (tmp_path / "hello.py").write_text(GREETING, encoding="utf-8")
+    for words, status in (("greet", 0), ("greet --no", 2)):
+        script = f"{sys.executable} hello.py {words} {closed}; exit ${{PIPESTATUS[0]}}"
+        done = narrow(HERE, "bash", "-c", script, cwd=tmp_path)
+        assert done.returncode == status and b"Traceback" not in done.stderr and b"Exception" not in done.stderr
+
+
+@pytest.mark.parametrize("words", [DRAW, [*DRAW, "--negative-prompt", "x"]])
+def test_a_prompt_that_is_no_text_is_refused(words: list[str], capfd: pytest.CaptureFixture[str], tmp_path: Path):
+    with pytest.raises(SystemExit, match="2"):
+        main([*words[:-1], os.fsdecode(b"a \xff mug")] if len(words) > 4 else ["text-to-image", "\udcff", *words[2:]])
+    assert capfd.readouterr().err.startswith("error: a prompt is no text in the encoding of this terminal")
 
 
 # -- what is right -------------------------------------------------------------------------------------

@@ -166,6 +166,18 @@ def test_tables_find_their_places_in_the_readme(measure, capsys: pytest.CaptureF
     assert "no place for speed-mesh" in capsys.readouterr().err
 
 
+def test_numbers_find_their_places_in_the_readme(measure):
+    update = importlib.import_module("update_readme")
+    results = {"quality-mesh": {"all": {"numbers": {"right": 0.917, "psnr": 35.84}}}}
+    text = "| <!-- n quality-mesh all right % --> of | <!-- n quality-mesh all psnr -->1.2<!-- /n --> dB |"
+    once = update.with_numbers(text, results)
+    expected = "| <!-- n quality-mesh all right % -->92 %<!-- /n --> of "
+    assert once == expected + "| <!-- n quality-mesh all psnr -->35.8<!-- /n --> dB |"
+    assert update.with_numbers(once, results) == once
+    with pytest.raises(KeyError):
+        update.with_numbers("<!-- n quality-mesh all chamfer -->", results)
+
+
 def test_split_folders_come_back_byte_for_byte(measure, weights: Path, tmp_path: Path):
     content = np.random.default_rng(0).bytes(40_000)
     (weights / "vae" / "model.safetensors").write_bytes(content)
@@ -213,8 +225,12 @@ def test_many_processes_draw_what_one_does(measure, tmp_path: Path):
 
 def test_numbers_depend_on_what_their_script_imports_and_on_nothing_else(measure):
     found = {path.relative_to(measure.ROOT).as_posix() for path in measure.imported_files(Path(measure.__file__))}
-    assert {"scripts/measure/measure.py", "core2d/app/runs.py", "core2d/app/errors.py", "core2d/__init__.py"} <= found
+    own = {"scripts/measure/measure.py", "core2d/app/provenance.py", "core2d/app/errors.py", "core2d/__init__.py"}
+    assert own <= found
     assert "core2d/toybox/render.py" in found  # imported inside a function
     assert not any(path.startswith(("gen3d/", "tests/")) for path in found)
-    mesh = {path.name for path in measure.imported_files(measure.ROOT / "gen3d" / "text_to_mesh.py")}
-    assert {"dreamfusion.py", "numba_kernel.py", "iso.py"} <= mesh and "nerf.py" not in mesh
+    entry = measure.ROOT / "gen3d" / "dreamfusion" / "pipeline.py"
+    mesh = {path.relative_to(measure.ROOT / "gen3d").as_posix() for path in measure.imported_files(entry)
+            if path.is_relative_to(measure.ROOT / "gen3d")}  # fmt: skip
+    assert {"dreamfusion/task.py", "kernels/hash_grid/numba_kernel.py", "mesh/iso.py"} <= mesh
+    assert "nerf/task.py" not in mesh

@@ -196,7 +196,7 @@ def test_code_that_makes_meshes_counts_for_meshes_alone(load: Callable[[str], An
         mesh, prior = (load(f"measure.{name}_{kind}").SUITE for name in ("mesh", "prior"))
         code = [{path.relative_to(ROOT).as_posix() for path in files_of(suite.script, *suite.code)}
                 for suite in (mesh, prior)]  # fmt: skip
-        assert "gen3d/dreamfusion.py" in code[0] and "gen3d/nerf.py" not in code[0]
+        assert "gen3d/dreamfusion/task.py" in code[0] and "gen3d/nerf/task.py" not in code[0]
         assert not any(path.startswith("gen3d/") for path in code[1]) and mesh.script != prior.script
     more = tmp_path / "command.py"
     more.write_text("x = 1")

@@ -29,7 +29,6 @@ from core2d.prior.cameras import Cameras, orbit
 from core2d.toybox import world
 from core2d.training.loop import step_generator, step_seed
 from gen3d.data.single_picture import on_background
-from gen3d.image_to_3d.recipe import IMAGE_QUALITIES, ImageTo3DConfig
 from gen3d.mesh import Build, TexturedMesh
 from gen3d.results.pictures import RADIUS
 from gen3d.shaping.model import (
@@ -47,6 +46,7 @@ from gen3d.shaping.model import (
 from gen3d.shaping.runs import FINEST_SHAPE, LEVEL, mesh_of, optimise
 from gen3d.zero123.camera_projection import PictureReader
 from gen3d.zero123.guidance import ViewDistillation
+from gen3d.zero123.image_to_3d.recipe import IMAGE_QUALITIES, ImageTo3DConfig
 from gen3d.zero123.model import USUAL_ELEVATION, Reference, Zero123
 
 WHITE = torch.ones(3)

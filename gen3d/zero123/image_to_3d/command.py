@@ -18,10 +18,10 @@ from core2d.app.provenance import digests
 from core2d.app.runs import check_free, check_inputs, read_run, run_folder, working_in
 from core2d.media.pictures import read_image, save_image
 from gen3d.data.single_picture import on_background
-from gen3d.image_to_3d.recipe import ANEW, IMAGE_QUALITIES, ImageTo3DConfig, ImageTo3DRecipe
-from gen3d.image_to_3d.task import elevation_of, image_to_3d
 from gen3d.shaping.runs import Result, recipe_to_go_on, save_result, start_anew
 from gen3d.zero123.command import files_of_model, inputs_of, load_model, subject_of
+from gen3d.zero123.image_to_3d.recipe import ANEW, IMAGE_QUALITIES, ImageTo3DConfig, ImageTo3DRecipe
+from gen3d.zero123.image_to_3d.task import elevation_of, image_to_3d
 from gen3d.zero123.model import Zero123
 
 SUBJECT = "subject.png"  # in a run folder: the object as the model sees it
