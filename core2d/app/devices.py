@@ -16,8 +16,8 @@ def peak_memory_gb() -> float:
 
     That of the CUDA device once one was used, otherwise that of the host; NaN where the system does not tell.
     """
-    if (torch := sys.modules.get("torch")) and torch.cuda.is_initialized():
-        return round(torch.cuda.max_memory_allocated() / 1e9, 3)
+    if used := gpu_memory():
+        return round(used / 1e9, 3)
     status = Path("/proc/self/status")
     if status.exists():  # getrusage would count the parent's peak too: Linux carries it over exec
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
@@ -27,6 +27,12 @@ def peak_memory_gb() -> float:
     except ImportError:
         return math.nan
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e9, 3)  # bytes on macOS
+
+
+def gpu_memory() -> int:
+    """Most bytes that this process has held on its CUDA device; 0 where it did not work there."""
+    torch = sys.modules.get("torch")  # asked only where it is in use already
+    return torch.cuda.max_memory_allocated() if torch is not None and torch.cuda.is_initialized() else 0
 
 
 def pick_device(name: str = "auto") -> "torch.device":

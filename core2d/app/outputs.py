@@ -8,13 +8,9 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from json import dumps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from core2d.app.errors import InputError
-
-if TYPE_CHECKING:
-    pass
-
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")  # what core2d.media.pictures writes
 
@@ -29,7 +25,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     one is kept until the new one has its name.
     """
     target = Path(path).resolve()  # through symbolic links: the link stays, its file is replaced
-    made = _make_folders(target.parent)
+    made = make_folders(target.parent)
     temporary = target.parent / f".{secrets.token_hex(6)}.tmp{target.suffix}"
     try:
         yield temporary
@@ -42,7 +38,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         raise
 
 
-def _make_folders(folder: Path) -> list[Path]:
+def make_folders(folder: Path) -> list[Path]:
     """Make `folder` with its parents; return those that were missing, deepest first."""
     missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     folder.mkdir(parents=True, exist_ok=True)
@@ -104,7 +100,9 @@ def check_output(path: str | Path, suffixes: Sequence[str]) -> Path:
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as indented JSON, whole or not at all."""
     with atomic_path(path) as temporary:
-        temporary.write_text(dumps(plain(value), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = dumps(plain(value), indent=2, ensure_ascii=False) + "\n"
+        # Bytes of a file's name that are no text become \\udcXX, which JSON reads back as what they were.
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def plain(value: Any) -> Any:

@@ -8,6 +8,7 @@ import contextlib
 import errno
 import io
 import itertools
+import os
 import re
 import signal
 import sys
@@ -77,6 +78,7 @@ def run_program(name: str, about: str, commands: Mapping[str, Command], argument
         arguments: without the name of the program; by default those of this process.
     """
     started = time.perf_counter()
+    make_streams_safe()
     with main_guard():
         words = list(sys.argv[1:] if arguments is None else arguments)
         if words[:1] == ["--version"]:
@@ -211,6 +213,19 @@ def _for_a_person(value: Any) -> str:
 
 
 def write_line(line: str) -> None:
-    """Say a line on stdout; a letter that the terminal's encoding lacks is shown as its escape, not as an error."""
-    encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+    """Say a line on stdout, as long as somebody reads it."""
+    try:
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+    except BrokenPipeError:  # as of `core2d models | head -1`: what comes after is not wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def make_streams_safe() -> None:
+    """Show letters that a terminal's encoding lacks as their escapes, here and in libraries; let streams be closed."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by whoever started the process
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")

@@ -9,6 +9,8 @@ import os
 import torch
 from torch import Tensor
 
+from core2d.kernels.places import give_triton_a_place
+
 KNOWN = ("torch", "numba", "triton", "tinycudann")
 
 
@@ -25,6 +27,13 @@ def pick(backend: str, choices: tuple[str, ...], tensor: Tensor) -> str:
     Raises:
         ValueError: nobody knows such a backend, or this operation does not have the one asked for.
     """
+    chosen = _pick(backend, choices, tensor)
+    if chosen == "triton":
+        give_triton_a_place()
+    return chosen
+
+
+def _pick(backend: str, choices: tuple[str, ...], tensor: Tensor) -> str:
     if backend == "auto":
         backend = os.environ.get("LIFTKIT_BACKEND", "auto")
         if backend in KNOWN and backend not in choices:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
+from core2d.kernels.numba_cache import njit
 from core2d.kernels.raster.numba_kernel import rasterize_arrays
 from core2d.toybox import world
 from core2d.toybox.parts import MAIN
@@ -148,7 +149,7 @@ def _project(position: np.ndarray, offsets: np.ndarray, eye: np.ndarray, axes: n
     return np.stack([f * local[:, 0], f * local[:, 1], np.zeros_like(local[:, 0]), local[:, 2]], 1).astype(np.float32)
 
 
-@numba.njit(parallel=True, cache=True)
+@njit(parallel=True)
 def _expand(part, matrix, owner, place, vertex_start, face_start, scene_vertices, scene_faces, bank_vertices,
             bank_normals, bank_faces, bank_vertex_offsets, bank_face_offsets, light,
             rest, position, normal, faces, face_part):  # fmt: skip
@@ -201,7 +202,7 @@ def _expand(part, matrix, owner, place, vertex_start, face_start, scene_vertices
                 face_part[start_face + k + half_faces] = -1
 
 
-@numba.njit(parallel=True, cache=True)
+@njit(parallel=True)
 def _shade(face, barycentric, depth, faces, face_part, rest, normal, part_color, part_is_main, paint, setting, kinds,
            eye, axes, light, supersampling, rgb, rgba, depth_map, normal_map):  # fmt: skip
     images, samples = face.shape[0], face.shape[1]
@@ -270,14 +271,14 @@ def _shade(face, barycentric, depth, faces, face_part, rest, normal, part_color,
                 normal_map[image, i, j, 2] = nz / length
 
 
-@numba.njit(cache=True, inline="always")
+@njit(inline="always")
 def _lit(nx, ny, nz, light):
     """Ambient, a little more from above, and a Lambert term."""
     diffuse = max(np.float32(0.0), nx * light[0] + ny * light[1] + nz * light[2])
     return AMBIENT + FROM_ABOVE * nz + LAMBERT * diffuse
 
 
-@numba.njit(cache=True)
+@njit()
 def _is_second(pattern, x, y, z, nx, ny, nz):
     """Whether a point of the surface has the pattern's second colour; rest coordinates, rest normal."""
     if pattern == 1:
@@ -295,7 +296,7 @@ def _is_second(pattern, x, y, z, nx, ny, nz):
     return u * u + v * v < 0.1
 
 
-@numba.njit(cache=True)
+@njit()
 def _ground(kind, u, v, eye, axes, setting, shadowed, sky_r, sky_g, sky_b):
     """Colour where the ray through (u, v) meets the ground; it fades into the sky with distance."""
     dx = axes[2, 0] + u * axes[0, 0] + v * axes[1, 0]
@@ -312,7 +313,7 @@ def _ground(kind, u, v, eye, axes, setting, shadowed, sky_r, sky_g, sky_b):
     return near * np.float32(r) + far * sky_r, near * np.float32(g) + far * sky_g, near * np.float32(b) + far * sky_b
 
 
-@numba.njit(cache=True)
+@njit()
 def _texture(kind, x, y):
     if kind == 1:  # grass
         n = _noise(x * 5.0, y * 5.0) - 0.5
@@ -335,7 +336,7 @@ def _texture(kind, x, y):
     return 0.26 + n, 0.50 + n, 0.74 + n
 
 
-@numba.njit(cache=True)
+@njit()
 def _noise(x, y):
     """Smooth value noise in [0, 1]."""
     ix, iy = np.floor(x), np.floor(y)
@@ -346,7 +347,7 @@ def _noise(x, y):
     return low * (1 - fy) + high * fy
 
 
-@numba.njit(cache=True)
+@njit()
 def _hash(x, y):
     """A number in [0, 1] for a lattice point."""
     h = (np.int64(x) * 374761393 + np.int64(y) * 668265263) & 0xFFFFFFFF

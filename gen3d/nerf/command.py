@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -16,10 +17,21 @@ from safetensors.torch import load_file
 
 from core2d.app.devices import pick_device
 from core2d.app.errors import InputError
-from core2d.app.outputs import remove, write_json
-from core2d.app.runs import read_run, start_run
+from core2d.app.outputs import write_json
+from core2d.app.provenance import digests
+from core2d.app.runs import (
+    MANIFEST,
+    check_free,
+    check_inputs,
+    check_run,
+    read_part,
+    read_run,
+    recipe_of_run,
+    start_run,
+    working_in,
+)
 from core2d.media.pictures import save_image, to_uint8
-from core2d.training.checkpoints import newest_checkpoint
+from core2d.training.checkpoints import newest_checkpoint, set_aside
 from core2d.training.loop import train
 from gen3d.data.photographs import Photographs
 from gen3d.data.pictures import Split
@@ -46,6 +58,14 @@ Result = tuple[list[Path], Mapping[str, Any]]
 
 PLACEMENT, METRICS, STRIP = "placement.json", "metrics.json", "views.png"  # in a run folder
 STRIP_VIEWS, STRIP_WIDTH = 4, 200  # held-out views beside their photographs, and their width in pixels
+COLMAP = ("cameras", "images", "points3D")
+# In the folder of a scene, by its format: what describes it beside its pictures.
+DESCRIBED_IN = {
+    "blender": ("transforms_*.json",),
+    "nerfstudio": ("transforms.json",),
+    "colmap": tuple(f"{place}{part}.*" for place in ("", "sparse/", "sparse/*/") for part in COLMAP),
+    "llff": ("poses_bounds.npy",),
+}
 POOR = 18.0  # dB on the training views: no scene that was understood is worse
 
 
@@ -84,24 +104,50 @@ def follow(recipe: NerfRecipe) -> Result:
     """Follow `gen3d nerf`."""
     started = time.perf_counter()
     recipe.check()
-    folder, resume = recipe.resume or recipe.output, recipe.resume is not None
+    if recipe.resume is not None:
+        return go_on(recipe, recipe.resume, started)
+    folder = recipe.output
     assert folder is not None
-    if resume:
-        recipe = replace(saved_recipe(folder), json=recipe.json, device=recipe.device)
-    scene = scene_of(recipe)
-    train_views = scene.of("train")
-    photographs = Photographs(train_views)
-    if not resume:
-        start_anew(folder, recipe, place(scene, photographs))
+    check_free(folder)
+    check_run(folder)
+    scene, device = scene_of(recipe), pick_device(recipe.device)
+    photographs, inputs = Photographs(scene.of("train")), inputs_of(scene)
+    placement, recipe = place(scene, photographs), replace(recipe, device=str(device))
+    with working_in(folder):
+        start_anew(folder, recipe, placement, inputs)
+        return learn(recipe, folder, device, scene, photographs, started)
+
+
+def go_on(given: NerfRecipe, folder: Path, started: float) -> Result:
+    """Train a run on to its end."""
+    with working_in(folder, resume=True):
+        recipe = saved_recipe(folder)
+        scene = scene_of(recipe)
+        check_inputs(folder, inputs_of(scene))
+        device, photographs = pick_device(given.device), Photographs(scene.of("train"))
+        return learn(recipe, folder, device, scene, photographs, started, resume=True)
+
+
+def learn(
+    recipe: NerfRecipe,
+    folder: Path,
+    device: torch.device,
+    scene: CapturedScene,
+    photographs: Photographs,
+    started: float,
+    resume: bool = False,
+) -> Result:
+    """Train a field in a run folder that `working_in` keeps, and measure it; `photographs` are those to learn from."""
     placement = placement_of(folder)
-    task = task_of(recipe, scene, placement, photographs)
+    task = task_of(recipe, device, scene, placement, photographs)
     minutes = None if recipe.minutes is None else max(0.0, recipe.minutes - (time.perf_counter() - started) / 60)
     settings = training_recipe(task.model.config, recipe.seed, recipe.steps, minutes)
     try:
-        result = train(task, settings, folder, resume=resume)
+        result = train(task, settings, folder, resume=resume, device=device)
     except FloatingPointError as error:
         raise InputError(f"the training on {recipe.data} diverged: {error}; try another --seed") from error
     task.model.load_state_dict(result.ema)
+    train_views = scene.of("train")
     metrics: dict[str, Any] = {"steps": result.step, "seconds_of_training": round(result.seconds, 2)}
     metrics |= {"training_views": len(train_views), "skipped": list(scene.skipped)}
     warn_of_doubtful_views(task, train_views)
@@ -127,9 +173,7 @@ def evaluate(recipe: EvalRecipe) -> Result:
 
 def is_nerf_run(folder: Path) -> bool:
     """Whether a folder is a run of `gen3d nerf`."""
-    if not (folder / "run.json").is_file():
-        return False
-    recipe = read_run(folder).get("recipe")
+    recipe = read_run(folder).get("recipe") if (folder / MANIFEST).is_file() else None
     return isinstance(recipe, dict) and recipe.get("name") == NerfRecipe.__name__
 
 
@@ -158,38 +202,38 @@ def saved_recipe(folder: Path) -> NerfRecipe:
     Raises:
         InputError: not a run of `gen3d nerf`, or one of another version.
     """
-    saved = read_run(folder).get("recipe")
-    if not isinstance(saved, dict) or saved.pop("name", None) != NerfRecipe.__name__:
+    read_run(folder)
+    if not is_nerf_run(folder):
         raise InputError(f"{folder} is not a run of gen3d nerf")
-    try:
-        return NerfRecipe(**(saved | {"data": Path(saved["data"]), "output": folder, "resume": None}))
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{folder} is a run of another version: start it anew") from error
+    recipe = replace(recipe_of_run(folder, NerfRecipe), output=folder, resume=None)
+    recipe.check()
+    return recipe
 
 
-def start_anew(folder: Path, recipe: NerfRecipe, placement: Placement) -> None:
-    """A run folder without checkpoints: those of an earlier run are set aside."""
-    if folder.exists() and any(folder.iterdir()):
-        read_run(folder)  # raises unless it is one of ours
-    checkpoints, previous = folder / "checkpoints", folder / "checkpoints.previous"
-    if newest_checkpoint(checkpoints) is not None:
-        remove(previous)
-        checkpoints.replace(previous)
+def start_anew(folder: Path, recipe: NerfRecipe, placement: Placement, inputs: Mapping[str, str]) -> None:
+    """Begin a run in a folder that `working_in` keeps; checkpoints of an earlier one are set aside."""
+    set_aside(folder)
+    for name in (PLACEMENT, METRICS, STRIP):
+        (folder / name).unlink(missing_ok=True)
     assert recipe.data is not None
-    if folder.exists() and not (folder / "run.json").exists():
-        folder.rmdir()  # an empty one that the user made for it
-    start_run(folder, replace(recipe, data=recipe.data.resolve()), sorted(recipe.data.glob("*.json")))
+    start_run(folder, replace(recipe, data=recipe.data.resolve()), inputs)
     write_json(folder / PLACEMENT, placement.to_json())
+
+
+def inputs_of(scene: CapturedScene) -> dict[str, str]:
+    """Hashes of all that a scene is read from, by their names in its folder."""
+    files = [file for pattern in DESCRIBED_IN[scene.kind] for file in scene.folder.glob(pattern) if file.is_file()]
+    files += [file for view in scene.views for file in (view.path, view.mask) if file is not None]
+    return digests({Path(os.path.relpath(file, scene.folder)).as_posix(): file for file in sorted(set(files))})
 
 
 def placement_of(folder: Path) -> Placement:
     """Where the scene of a run was put."""
-    import json
-
+    path = folder / PLACEMENT
     try:
-        return Placement.from_json(json.loads((folder / PLACEMENT).read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder} has no readable {PLACEMENT}: start the run anew") from error
+        return Placement.from_json(read_part(path))
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} does not say where the scene was put: start the run anew") from error
 
 
 def scene_of(recipe: NerfRecipe) -> CapturedScene:
@@ -207,21 +251,20 @@ def in_model_space(views: list[CapturedView], placement: Placement) -> Photograp
 
 
 def model_of(recipe: NerfRecipe, placement: Placement, cameras: int) -> Model:
-    """A fresh model for a scene."""
+    """A fresh model for a scene; how large that of the paper is depends on where its run began."""
     moving = cameras if recipe.refine_poses else 0
     if recipe.system == "fast":
         return FastModel(FastConfig(), recipe.seed, placement.unbounded, moving)
-    on_a_gpu = pick_device(recipe.device).type != "cpu"
-    return VanillaModel(VanillaConfig() if on_a_gpu else VANILLA_ON_A_CPU, recipe.seed, moving)
+    began_on = recipe.device if recipe.device != "auto" else pick_device().type
+    return VanillaModel(VANILLA_ON_A_CPU if began_on == "cpu" else VanillaConfig(), recipe.seed, moving)
 
 
 def task_of(
-    recipe: NerfRecipe, scene: CapturedScene, placement: Placement, photographs: Photographs
+    recipe: NerfRecipe, device: torch.device, scene: CapturedScene, placement: Placement, photographs: Photographs
 ) -> FastTask | VanillaTask:
     """What is trained; `photographs` are those to learn from, in the scene's world."""
     shown = first_split(scene, "val", "test")
     kind = FastTask if recipe.system == "fast" else VanillaTask
-    device = pick_device(recipe.device)
     return kind(
         model_of(recipe, placement, len(photographs)).to(device),  # pyright: ignore[reportArgumentType]
         photographs.moved(placement).to(device),

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from core2d.kernels.numba_cache import njit
 from gen3d.render.occupancy import OccupancyGrid
 
 SLACK = 2  # steps looked at before and after the occupied box, whose ends are rounded differently from samples
@@ -39,7 +40,7 @@ def march_rays(
     return torch.from_numpy(t), torch.from_numpy(counts)
 
 
-@numba.njit(parallel=True, cache=True, error_model="numpy")
+@njit(parallel=True, error_model="numpy")
 def _march(origins, directions, near, far, enter, leave, jitter, step, mask, bound, scale, found, counts):
     for ray in numba.prange(len(origins)):
         if leave[ray] > enter[ray]:
@@ -59,12 +60,12 @@ def _march(origins, directions, near, far, enter, leave, jitter, step, mask, bou
             counts[ray] = count
 
 
-@numba.njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def _cell(position, bound, scale, cells):
     return min(max(np.int64(np.floor((position + bound) * scale)), 0), cells - 1)
 
 
-@numba.njit(parallel=True, cache=True, error_model="numpy")
+@njit(parallel=True, error_model="numpy")
 def _pack(found, counts, ends, t):
     for ray in numba.prange(len(counts)):
         t[ends[ray] - counts[ray] : ends[ray]] = found[ray, : counts[ray]]

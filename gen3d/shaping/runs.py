@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,17 +14,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from core2d.app.errors import InputError
-from core2d.app.outputs import remove, write_json
-from core2d.app.provenance import sha256
+from core2d.app.outputs import write_json
+from core2d.app.provenance import digests
 from core2d.app.recipe import Recipe
-from core2d.app.runs import read_run, start_run
-from core2d.training.checkpoints import newest_checkpoint
+from core2d.app.runs import read_part, read_run, recipe_of_run, start_run
+from core2d.training.checkpoints import newest_checkpoint, set_aside
 from core2d.training.loop import Task, TrainingRecipe, train
 from gen3d.dreamfusion.recipe import TextToMeshRecipe
-from gen3d.image_to_3d.recipe import ImageTo3DRecipe
 from gen3d.mesh import Build, TexturedMesh, build_mesh, load_mesh, save_mesh
 from gen3d.results.pictures import save_turntable, save_views, seen_from, sides
 from gen3d.shaping.model import BOUND, Model
+from gen3d.zero123.image_to_3d.recipe import ImageTo3DRecipe
 
 FINEST_SHAPE = 0.03  # metres, about a pixel and a half of what a 64-pixel prior sees: what is smaller is noise
 RESULT = "result.json"  # in a run folder, once its mesh is written
@@ -37,14 +37,25 @@ Result = tuple[list[Path], Mapping[str, Any]]
 Shaping = TypeVar("Shaping", TextToMeshRecipe, ImageTo3DRecipe)
 
 
-def optimise(task: Task[Model], recipe: TrainingRecipe, run: Path, resume: bool, what: str = "the picture") -> Model:
+def optimise(
+    task: Task[Model],
+    recipe: TrainingRecipe,
+    run: Path,
+    resume: bool,
+    what: str = "the picture",
+    device: torch.device | None = None,
+) -> Model:
     """Follow a task to its end: its model, with the averaged field.
 
+    Args:
+        what: is made, in words.
+        device: where; None for whatever accelerator there is.
+
     Raises:
-        InputError: the field diverged; `what` says of which object.
+        InputError: the field diverged.
     """
     try:
-        result = train(task, recipe, run, resume=resume)
+        result = train(task, recipe, run, resume=resume, device=device)
     except FloatingPointError as error:
         raise InputError(f"the optimisation of {what} diverged: {error}; try another seed") from error
     task.model.load_state_dict(result.ema)
@@ -88,24 +99,27 @@ def mesh_of_run(folder: Path, device: torch.device | str = "cpu") -> TexturedMes
         model.load_state_dict(load_file(checkpoint / "model.safetensors") | load_file(checkpoint / "ema.safetensors"))
     except (RuntimeError, SafetensorError, OSError) as error:  # of another shape, or damaged
         raise InputError(f"{checkpoint} does not hold a field that this version can read") from error
-    level = json.loads((folder / LEVEL).read_text(encoding="utf-8")) if (folder / LEVEL).is_file() else None
-    return mesh_of(model.to(device), level)[0]
+    return mesh_of(model.to(device), level_of_run(folder))[0]
 
 
-def start_anew(folder: Path, recipe: Recipe) -> Path:
-    """A run folder without checkpoints: those of an earlier run are set aside before the manifest names another recipe.
+def level_of_run(folder: Path) -> float | None:
+    """The density of the surface of a run, where something beside its field says so.
 
     Raises:
-        InputError: something that is not a run is in the way.
+        InputError: the file that says so is damaged.
     """
-    if folder.exists():
-        read_run(folder)
-    checkpoints, previous = folder / "checkpoints", folder / "checkpoints.previous"
-    if newest_checkpoint(checkpoints) is not None:
-        remove(previous)
-        checkpoints.replace(previous)
+    path = folder / LEVEL
+    level = read_part(path) if path.exists() else None
+    if level is not None and not (type(level) in (int, float) and math.isfinite(level) and level > 0):
+        raise InputError(f"{path} holds {str(level)[:40]}, which is no density: start the run anew")
+    return level
+
+
+def start_anew(folder: Path, recipe: Recipe, inputs: Mapping[str, str] | None = None) -> Path:
+    """Begin a run in a folder that `core2d.app.runs.working_in` keeps; `inputs` are hashes of what it depends on."""
+    set_aside(folder)
     (folder / LEVEL).unlink(missing_ok=True)
-    return start_run(folder, recipe)
+    return start_run(folder, recipe, inputs)
 
 
 def saved_recipe(folder: Path, *names: str) -> dict[str, Any]:
@@ -124,7 +138,7 @@ def saved_recipe(folder: Path, *names: str) -> dict[str, Any]:
     return saved
 
 
-def recipe_of_run(folder: Path, given: Shaping, paths: Sequence[str]) -> Shaping:
+def recipe_to_go_on(folder: Path, given: Shaping) -> Shaping:
     """The recipe that a run was started with; its output lies beside it.
 
     Where the work is done, and turntable and preview, may be asked for anew.
@@ -132,25 +146,20 @@ def recipe_of_run(folder: Path, given: Shaping, paths: Sequence[str]) -> Shaping
     Args:
         folder: the run.
         given: what is asked for now, of the same kind.
-        paths: fields that hold paths, beside the output.
 
     Raises:
         InputError: not a run of that kind, or one of another version.
     """
     kind, beside = type(given), folder if folder.name not in ("", "..") else folder.resolve()
-    saved = saved_recipe(folder, kind.__name__)
-    try:
-        saved.pop("name")
-        saved |= {name: saved[name] and Path(saved[name]) for name in paths}
-        saved |= {name: tuple(value) for name, value in saved.items() if isinstance(value, list)}
-        saved["output"] = beside.parent / Path(saved["output"]).name
-        recipe = kind(**(saved | {"resume": None, "json": given.json}))
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{folder} is a run of another version: start it anew") from error
+    saved_recipe(folder, kind.__name__)
+    recipe = recipe_of_run(folder, kind)
+    if recipe.output is None:
+        raise InputError(f"{folder} does not say what its output is: start it anew")
     asked: dict[str, Any] = {"turntable": given.turntable, "preview": given.preview}
+    asked = {name: value for name, value in asked.items() if value is not None}
     if given.device != "auto":
         asked["device"] = given.device
-    return replace(recipe, **{name: value for name, value in asked.items() if value is not None})
+    return replace(recipe, resume=None, json=given.json, output=beside.parent / recipe.output.name, **asked)
 
 
 def save_result(
@@ -159,6 +168,7 @@ def save_result(
     mesh: TexturedMesh,
     build: Build,
     settings: Mapping[str, Any],
+    inputs: Mapping[str, str],
     started: float,
     lighted: bool = True,
 ) -> Result:
@@ -167,7 +177,7 @@ def save_result(
     Args:
         recipe: says where to.
         folder: the run.
-        settings: what the mesh depends on, as JSON has it.
+        settings: what the mesh depends on, as JSON has it; `inputs` are hashes of what was loaded for it.
         started: `time.perf_counter()` when the work began.
         lighted: False if light is in the colours already.
     """
@@ -182,8 +192,8 @@ def save_result(
         "seconds_of_work": round(time.perf_counter() - started, 2),
         "problems": list(report.problems),
     }
-    hashes = {path.name: sha256(path) for path in outputs}
-    write_json(folder / RESULT, {"recipe": settings, "outputs": hashes, "metrics": metrics})
+    made = digests({path.name: path for path in outputs})
+    write_json(folder / RESULT, {"recipe": settings, "inputs": inputs, "outputs": made, "metrics": metrics})
     seen = load_mesh(recipe.output)  # what others will see
     if recipe.preview is not None:
         outputs.append(save_views(recipe.preview, seen_from(seen, sides(8), size=192, lighted=lighted)))

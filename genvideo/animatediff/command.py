@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from fractions import Fraction
 from pathlib import Path
@@ -14,15 +14,21 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor
 from tqdm import tqdm
 
 from core2d.app.devices import pick_device, pick_dtype
 from core2d.app.errors import InputError
 from core2d.app.outputs import plain
-from core2d.media.pictures import image_grid, read_image, save_image, to_uint8
+from core2d.app.provenance import changed_inputs, changed_settings, digests, in_short
+from core2d.app.registry import bundled, resolve
+from core2d.app.runs import check_free, locked
+from core2d.files.loading import read_json
+from core2d.media.pictures import WHITE, image_grid, read_image, save_image, to_uint8
 from core2d.media.sheets import stem_of
 from core2d.media.videos import read_video, read_video_text, write_video
+from genvideo.animatediff.formats import OURS, settings_in
 from genvideo.animatediff.pipeline import AnimateDiff
 from genvideo.animatediff.recipe import TextToVideoRecipe
 
@@ -49,24 +55,26 @@ def follow(recipe: TextToVideoRecipe) -> Result:
 
 def _run_many(recipe: TextToVideoRecipe) -> Result:
     """A clip for each prompt, but for those that are done already."""
+    check_free(recipe.output)
     prompts = recipe.all_prompts()
     ones = [
         replace(recipe, prompts=(prompt,), prompts_file=None,
                 output=recipe.output / f"{stem_of(prompt, 'clip')}.{recipe.format}")
         for prompt in prompts
     ]  # fmt: skip
-    missing = [one for one in ones if not is_done(one)]
+    missing = {one: why for one in ones if (why := undone(one)) is not None}
     for one in missing:
         one.check()  # what is in the way of any of them is said before the first is made
-    if missing:
-        pipeline = load(recipe)
+    pipeline = load(recipe) if missing else None
+    if pipeline is not None:
         for one in missing:
             pipeline.prior.encode_text([one.prompts[0]])  # whether the model can read it is said before the first, too
-        for number, one in enumerate(missing, 1):
-            sys.stderr.write(f"clip {number} of {len(missing)}: {one.prompts[0]}\n")
+    with locked(recipe.output):
+        for number, (one, why) in enumerate(missing.items(), 1):
+            sys.stderr.write(f"clip {number} of {len(missing)}: {one.prompts[0]} ({why})\n")
+            assert pipeline is not None
             save(one, *draw(pipeline, one, one.prompts[0]))
-    rows = np.concatenate([row_of_sheet(one.output) for one in ones])
-    sheet = save_image(recipe.output / CONTACT_SHEET, rows, {"prompts": json.dumps(list(prompts))})
+        sheet = save_contact_sheet(recipe, [one.output for one in ones])
     made = {"made": len(missing), "done_before": len(ones) - len(missing)}
     return [*(one.output for one in ones), sheet], made
 
@@ -75,7 +83,7 @@ def load(recipe: TextToVideoRecipe) -> AnimateDiff:
     """The model of a recipe; what its motion file holds beside motion modules is said."""
     pipeline = AnimateDiff.from_pretrained(
         recipe.model, recipe.motion, recipe.loras, recipe.sparse_control,
-        pick_device(recipe.device), pick_dtype(recipe.dtype), recipe.vae,
+        pick_device(recipe.device), pick_dtype(recipe.dtype), recipe.vae, recipe.motion_version,
     )  # fmt: skip
     left = pipeline.modules.report.unexpected if pipeline.modules else []
     if left:
@@ -88,7 +96,7 @@ def draw(pipeline: AnimateDiff, recipe: TextToVideoRecipe, prompt: str) -> tuple
     """The clip of one prompt, uint8 (f, h, w, 3), and its rate."""
     side, rate = pipeline.prior.image_size, recipe.rate
     given = {
-        place: fitted(read_image(path)[None, ..., :3], side, str(path))[0] for place, path in recipe.pictures.items()
+        place: fitted(read_image(path, WHITE)[None], side, str(path))[0] for place, path in recipe.pictures.items()
     }
     video = None
     if recipe.video is not None:
@@ -97,7 +105,7 @@ def draw(pipeline: AnimateDiff, recipe: TextToVideoRecipe, prompt: str) -> tuple
         video = fitted(frames, side, str(recipe.video))
     with tqdm(total=recipe.steps, unit="step", disable=None, leave=False) as bar:
 
-        def advance(_step: int, _t: Any, _tensors: dict[str, Tensor]) -> None:
+        def advance(_pipeline: AnimateDiff, _step: int, _t: Any, _tensors: dict[str, Tensor]) -> None:
             bar.update()
 
         clip = pipeline(
@@ -129,29 +137,54 @@ def save(recipe: TextToVideoRecipe, clip: np.ndarray, rate: Fraction) -> list[Pa
 
 
 def settings_of(recipe: TextToVideoRecipe) -> dict[str, Any]:
-    """What a clip depends on, as JSON has it, the content of its files included."""
+    """What a clip depends on, as JSON has it, with hashes of all that it is drawn from."""
     said = {name: value for name, value in plain(asdict(recipe)).items() if name not in NOT_OF_THE_CLIP}
-    files = [*recipe.pictures.values(), *recipe.loras, *([recipe.video] if recipe.video else [])]
-    return said | {"sha256": {str(file): digest_of(Path(file)) for file in files}}
+    return said | {"inputs": digests(files_of(recipe))}
 
 
-def digest_of(path: Path) -> str:
-    """The first 16 digits of the SHA-256 of a file; of a folder of frames, that of its files one after the other."""
-    found = hashlib.sha256()
-    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
-        with file.open("rb") as opened:
-            found.update(hashlib.file_digest(opened, "sha256").digest())
-    return found.hexdigest()[:16]
+def files_of(recipe: TextToVideoRecipe) -> dict[str, Path]:
+    """What a clip is drawn from: name -> file or folder."""
+    motion = bundled().get(recipe.motion, Path(recipe.motion).expanduser())
+    vae = vae_of(motion) if recipe.vae is None else resolve(recipe.vae)
+    vae = vae / "vae" if vae is not None and (vae / "vae").is_dir() else vae  # that of a whole model
+    found = {"model": resolve(recipe.model), "motion": motion, "vae": vae, "video": recipe.video}
+    found["sparse_control"] = None if recipe.sparse_control is None else Path(recipe.sparse_control).expanduser()
+    found |= {f"lora {file}": Path(file) for file in recipe.loras}
+    found |= {f"frame {index}": file for index, file in recipe.pictures.items()}
+    return {name: file for name, file in found.items() if file is not None}
 
 
-def is_done(recipe: TextToVideoRecipe) -> bool:
-    """Whether the clip of one prompt is there, made with the same settings, and its strip."""
+def vae_of(motion: Path) -> Path | None:
+    """The autoencoder that belongs to motion modules; None where it is that of the model."""
+    said: Any = {}
+    with contextlib.suppress(InputError, OSError, SafetensorError):  # that it cannot be read is said when it is loaded
+        said = read_json(motion / OURS) if motion.is_dir() else settings_in(motion).get("facts")
+    name = said.get("vae") if isinstance(said, dict) else None
+    if not isinstance(name, str):
+        return None
+    beside = motion.parent / name
+    return beside if motion.is_dir() and beside.is_dir() else resolve(name)
+
+
+def undone(recipe: TextToVideoRecipe) -> str | None:
+    """Why the clip of one prompt is to be drawn; None if it is there, drawn from the same, with its strip."""
     if not (recipe.output.is_file() and recipe.strip.is_file()):
-        return False
+        return "not drawn yet"
     try:
-        return read_video_text(recipe.output) == settings_of(recipe)
+        before = read_video_text(recipe.output)
     except (OSError, ValueError):
-        return False
+        before = {}
+    now = settings_of(recipe)
+    inputs = changed_inputs(before.pop("inputs", None), now.pop("inputs"))
+    return in_short(changed_settings(before, now) + inputs) or None
+
+
+def save_contact_sheet(recipe: TextToVideoRecipe, clips: Sequence[Path]) -> Path:
+    """Write a row of frames for each clip; the picture says of itself which prompts they are, in their order."""
+    text = {"prompts": json.dumps(list(recipe.all_prompts()))}
+    if recipe.prompts_file is not None:
+        text["inputs"] = json.dumps(digests({"prompts": recipe.prompts_file}))
+    return save_image(recipe.output / CONTACT_SHEET, np.concatenate([row_of_sheet(clip) for clip in clips]), text)
 
 
 def row_of_sheet(clip: Path) -> np.ndarray:

@@ -1,12 +1,17 @@
 """Outputs that are whole or absent, run folders, the report, devices."""
 
+import errno
+import fcntl
+import hashlib
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -15,6 +20,7 @@ import torch
 from core2d.app import devices, outputs, program
 from core2d.app import runs as run
 from core2d.app.errors import InputError
+from core2d.app.provenance import changed_inputs, changed_settings, digest, digests, in_short, machine, sha256
 
 
 @dataclass(frozen=True)
@@ -118,35 +124,247 @@ def test_outputs_that_could_not_be_written_are_refused_before_any_work(tmp_path:
     assert names(tmp_path) == before
 
 
-# -- run folders ---------------------------------------------------------------------------------------
+# -- hashes ------------------------------------------------------------------------------------------------------------
+
+ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2
+
+
+def test_the_hash_of_a_folder_is_of_names_and_contents_of_what_is_loaded(tmp_path: Path):
+    for name, content in (
+        ("config.json", "{}"),
+        ("unet/a.safetensors", "abc"),
+        ("README.md", "a"),
+        (".git/a.json", ""),
+    ):
+        path = tmp_path / "model" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    (tmp_path / "model" / "gone.json").symlink_to("nowhere")  # as in a hub cache of which parts were fetched
+    empty = hashlib.sha256(b"{}").hexdigest()
+    listed = f"config.json {empty}\nunet/a.safetensors {ABC}\n"
+    assert digest(tmp_path / "model" / "unet" / "a.safetensors") == ABC
+    assert digest(tmp_path / "model") == hashlib.sha256(listed.encode()).hexdigest()
+    before = digests({"model": tmp_path / "model"})["model"]
+    (tmp_path / "model" / "README.md").write_text("b")
+    (tmp_path / "model" / ".git" / "a.json").write_text("b")
+    assert digest(tmp_path / "model") == before
+    (tmp_path / "model" / "unet" / "a.safetensors").rename(tmp_path / "model" / "unet" / "b.safetensors")
+    assert digest(tmp_path / "model") != before
+    with pytest.raises(InputError, match=f"cannot read {tmp_path / 'none'}: No such file"):
+        digest(tmp_path / "none")
+
+
+def test_a_file_is_read_once_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    read: list[str] = []
+    whole = hashlib.file_digest
+
+    def counted(file: Any, kind: Any) -> Any:
+        read.append(file.name)
+        return whole(file, kind)
+
+    monkeypatch.setattr(hashlib, "file_digest", counted)
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(b"abc")
+    assert [sha256(path) for _ in range(3)] == [ABC] * 3 and len(read) == 1
+    times = path.stat().st_atime_ns, path.stat().st_mtime_ns
+    time.sleep(0.05)  # longer than the clock of the file system stands still
+    path.write_bytes(b"abd")
+    os.utime(path, ns=times)  # as large and as old as before
+    assert sha256(path) == hashlib.sha256(b"abd").hexdigest() and len(read) == 2
+
+
+def test_what_differs_is_said_in_words():
+    before, now = {"seed": 0, "steps": None, "old": 1}, {"seed": 1, "steps": None, "new": "x"}
+    said = changed_settings(before, now)
+    assert said == ["seed was 0 and is 1", "new was None and is 'x'", "old was 1 and is None"]
+    assert changed_inputs({"model": "a", "mask": "b"}, {"model": "c", "vae": "d"}) == [
+        "model has changed", "vae is new", "mask is gone"
+    ]  # fmt: skip
+    for damaged in (None, [], "x", 3):
+        assert changed_inputs(damaged, {"model": "a"}) == ["model is new"]
+        assert changed_settings(damaged, {"seed": 0}) == ["seed was None and is 0"]
+    assert changed_inputs(now, now) == [] and in_short(["a", "b"]) == "a, b"
+    assert in_short(list("abcdef")) == "a, b, c, d and 2 more"
+
+
+# -- run folders -------------------------------------------------------------------------------------------------------
 
 
 def test_a_run_tells_how_its_result_came_to_be(tmp_path: Path):
     photo = tmp_path / "photo.png"
     photo.write_bytes(b"abc")
-    folder = run.start_run(run.run_folder(tmp_path / "mug.glb"), MugRecipe(tmp_path / "mug.glb"), [photo])
+    recipe = MugRecipe(tmp_path / "mug.glb")
+    folder = run.start_run(run.run_folder(tmp_path / "mug.glb"), recipe, digests({"picture": photo}))
     assert folder == tmp_path / "mug.run"
     manifest = run.read_run(folder)
     assert manifest["recipe"] == {"name": "MugRecipe", "output": str(tmp_path / "mug.glb"), "seed": 7}
     assert manifest["seed"] == 7 and manifest["versions"]["torch"] == torch.__version__
-    assert manifest["inputs"] == {
-        "photo.png": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, "abc"
-    }
+    assert manifest["inputs"] == {"picture": ABC}
     assert manifest["machine"]["cores"] >= 1 and manifest["command"]
+
+
+def test_a_run_goes_on_with_what_it_began_with_only(tmp_path: Path):
+    run.start_run(tmp_path / "mug.run", MugRecipe(tmp_path), {"model": "a", "picture": "b"})
+    run.check_inputs(tmp_path / "mug.run", {"model": "a", "picture": "b"})
+    run.check_inputs(tmp_path / "mug.run", {"model": "a"}, own=("picture",))
+    with pytest.raises(
+        InputError, match=r"cannot go on with .*mug\.run: since it began, model has changed; start it anew"
+    ):
+        run.check_inputs(tmp_path / "mug.run", {"model": "c"}, own=("picture",))
 
 
 def test_a_run_is_never_written_into_something_else(tmp_path: Path):
     (tmp_path / "mug.run").mkdir()
     (tmp_path / "mug.run" / "holiday.jpg").touch()
-    with pytest.raises(InputError, match="not a run folder"):
-        run.start_run(tmp_path / "mug.run", MugRecipe(tmp_path))
+    with pytest.raises(InputError, match="not a run folder"), run.working_in(tmp_path / "mug.run"):
+        pass
     assert names(tmp_path / "mug.run") == ["holiday.jpg"]
-    run.start_run(tmp_path / "cup.run", MugRecipe(tmp_path, seed=1))
-    run.start_run(tmp_path / "cup.run", MugRecipe(tmp_path, seed=2))  # a run of ours is taken over
+    for seed in (1, 2):  # a run of ours is taken over
+        with run.working_in(tmp_path / "cup.run") as folder:
+            run.start_run(folder, MugRecipe(tmp_path, seed=seed))
     assert run.read_run(tmp_path / "cup.run")["seed"] == 2
-    (tmp_path / "cup.run" / "run.json").write_text("{")
-    with pytest.raises(InputError, match="not a run folder"):
-        run.read_run(tmp_path / "cup.run")
+    for damaged in ("{", "[1]", "\xff", "[" * 100_000):
+        (tmp_path / "cup.run" / "run.json").write_bytes(damaged.encode("latin-1"))
+        with pytest.raises(InputError, match="not a run folder"):
+            run.read_run(tmp_path / "cup.run")
+    with pytest.raises(InputError, match="not a run folder"), run.working_in(tmp_path / "none.run", resume=True):
+        pass
+    assert names(tmp_path) == ["cup.run", "mug.run"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, InputError])
+def test_of_a_new_run_that_fails_before_its_first_checkpoint_nothing_stays(tmp_path: Path, error: type[BaseException]):
+    (tmp_path / "empty.run").mkdir()
+    for name in ("new/deep/mug.run", "empty.run"):
+        with pytest.raises(error), run.working_in(tmp_path / name) as folder:
+            run.start_run(folder, MugRecipe(tmp_path))
+            (folder / "checkpoints").mkdir()
+            raise error("no")
+    assert names(tmp_path) == ["empty.run"] and names(tmp_path / "empty.run") == []
+    with pytest.raises(error), run.working_in(tmp_path / "mug.run") as folder:
+        run.start_run(folder, MugRecipe(tmp_path))
+        (folder / "checkpoints" / "step-000001").mkdir(parents=True)
+        raise error("no")
+    assert names(tmp_path / "mug.run") == ["checkpoints", "run.json"]
+    with pytest.raises(error), run.working_in(tmp_path / "mug.run"):
+        (tmp_path / "mug.run" / "checkpoints" / "step-000001").rmdir()
+        raise error("no")
+    assert names(tmp_path / "mug.run") == ["checkpoints", "run.json"]  # what was there before is not this run's
+
+
+HOLDING = """
+import sys, time
+from core2d.app.program import main_guard
+from core2d.app.runs import working_in
+with main_guard(), working_in(sys.argv[1]):
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_run_in_use_is_refused_until_its_process_ends_however_that_ends(tmp_path: Path):
+    folder, used = tmp_path / "mug.run", r"mug\.run is in use by process {}: wait, or name another output"
+    for end in (signal.SIGKILL, signal.SIGTERM):
+        holding = subprocess.Popen([sys.executable, "-c", HOLDING, folder], stdout=subprocess.PIPE, text=True)
+        assert holding.stdout and holding.stdout.readline() == "ready\n"
+        before = sorted(tmp_path.rglob("*"))
+        for refused in (lambda: run.check_free(folder), run.working_in(folder).__enter__, run.locked(folder).__enter__):
+            with pytest.raises(InputError, match=used.format(holding.pid)):
+                refused()
+        assert sorted(tmp_path.rglob("*")) == before
+        holding.send_signal(end)
+        holding.communicate(timeout=30)
+        run.check_free(folder)
+        with run.working_in(folder):
+            run.start_run(folder, MugRecipe(tmp_path))
+        assert names(folder) == ["run.json"]
+        (folder / "run.json").unlink()
+
+
+def test_a_run_is_read_where_nothing_can_be_written_or_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    run.start_run(tmp_path / "mug.run", MugRecipe(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        patch.setattr(fcntl, "flock", refuse)
+        run.check_free(tmp_path / "mug.run")
+        assert run.read_run(tmp_path / "mug.run")["seed"] == 7
+        with (
+            pytest.raises(InputError, match=r"cannot write into .*mug\.run: Read-only"),
+            run.locked(tmp_path / "mug.run"),
+        ):
+            pass
+    monkeypatch.setattr(fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOLCK, "no locks")))
+    with run.locked(tmp_path / "mug.run"):  # a network file system without locks
+        pass
+    if Path("/proc/self").exists():
+        with pytest.raises(InputError, match=r"cannot write into /proc/mug\.run"), run.working_in("/proc/mug.run"):
+            pass
+
+
+MANY = """
+import random, sys, time
+from pathlib import Path
+from core2d.app.errors import InputError
+from core2d.app.runs import locked
+folder, mine, taken = Path(sys.argv[1]), sys.argv[2], 0
+print("ready", flush=True)
+sys.stdin.readline()
+end = time.monotonic() + 2
+while time.monotonic() < end:
+    try:
+        with locked(folder):
+            (folder / "owner").write_text(mine)
+            time.sleep(random.random() * 0.003)
+            assert (folder / "owner").read_text() == mine
+            (folder / "owner").unlink()
+            taken += 1
+    except InputError as error:
+        assert "is in use by" in str(error)
+print(taken)
+"""
+
+
+def test_a_folder_is_never_held_twice(tmp_path: Path):
+    """Locks are taken, given back and removed as fast as it goes: no two processes are in the folder at once."""
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    command = [sys.executable, "-c", MANY, tmp_path / "a"]
+    started: list[Any] = [subprocess.Popen([*command, str(number)], **pipes) for number in range(3)]
+    assert [process.stdout.readline() for process in started] == ["ready\n"] * 3
+    for process in started:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    taken = [int(process.communicate(timeout=60)[0]) for process in started]
+    assert all(process.returncode == 0 for process in started) and sum(map(bool, taken)) > 1
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@dataclass(frozen=True)
+class FullRecipe:
+    output: Path | None
+    kind: Literal["a", "b"]
+    prompts: tuple[str, ...]
+    box: tuple[float, float] | None = None
+    minutes: float | None = None
+    seed: int = 0
+    json: bool = False
+
+
+def test_a_recipe_comes_back_as_it_was_or_not_at_all(tmp_path: Path):
+    recipe = FullRecipe(Path("a/b.glb"), "b", ("a mug", "ein Krug f\u00fcr \udcff"), (1, 2.5), 3, json=True)
+    for one in (recipe, FullRecipe(None, "a", ())):
+        run.start_run(tmp_path, one)
+        found = run.recipe_of_run(tmp_path, FullRecipe)
+        assert found == one and type(found.prompts) is tuple
+    saved = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))
+    wrong = {"output": 3, "kind": "c", "prompts": "a mug", "box": [1, 2, 3], "minutes": "3", "seed": 1.5, "json": 1,
+             "unknown": 1, "name": "MugRecipe"}  # fmt: skip
+    for name, value in wrong.items():
+        outputs.write_json(tmp_path / "run.json", {"recipe": saved["recipe"] | {name: value}})
+        with pytest.raises(InputError, match=r"another version, or its run\.json is|not a run of FullRecipe"):
+            run.recipe_of_run(tmp_path, FullRecipe)
 
 
 def test_plain_says_anything_in_json(tmp_path: Path):
@@ -207,6 +425,16 @@ def test_input_errors_become_one_line(capsys: pytest.CaptureFixture[str]):
 
 
 # -- devices -------------------------------------------------------------------------------------------
+
+
+def test_a_gpu_counts_where_work_was_done_on_it_only(monkeypatch: pytest.MonkeyPatch):
+    """Beside a GPU that libraries have woken, memory and machine of a run on the CPU are those of the CPU."""
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "A GPU")
+    for held, name in ((0, None), (3_000_000_000, "A GPU")):
+        monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda held=held: held)
+        assert machine()["accelerator"] == name
+        assert (devices.peak_memory_gb() == 3.0) == (name is not None)
 
 
 def test_devices_and_formats():

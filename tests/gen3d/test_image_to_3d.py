@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,14 +21,14 @@ from helpers.tiny_zero123 import tiny_zero123
 from PIL import Image
 from torch.nn import functional as F
 
+from core2d.app.provenance import digest
+from core2d.app.runs import working_in
+from core2d.media.pictures import read_image_text
+from core2d.media.videos import read_video_text
 from core2d.prior.cameras import orbit
 from core2d.toybox import world
 from core2d.toybox.judge import SIZE
 from gen3d.data.single_picture import on_background
-from gen3d.image_to_3d import command as picture_to_mesh
-from gen3d.image_to_3d import task as image_to_3d
-from gen3d.image_to_3d.recipe import IMAGE_QUALITIES, ImageTo3DConfig, ImageTo3DRecipe
-from gen3d.image_to_3d.task import ImageTo3DTask, elevation_of
 from gen3d.mesh import build_mesh, check_mesh, load_mesh, save_mesh
 from gen3d.results.pictures import RADIUS, picture
 from gen3d.shaping import runs as shape_runs
@@ -36,6 +37,11 @@ from gen3d.toybox.likeness import KNOWN, likeness
 from gen3d.toybox.mesh_scores import chamfer, in_unit_box, surface_points
 from gen3d.toybox.solid_scores import extruded, inside, solid_scores, true_body, unseen_cameras, winding
 from gen3d.toybox.view_scores import cases
+from gen3d.zero123.command import files_of_model
+from gen3d.zero123.image_to_3d import command as picture_to_mesh
+from gen3d.zero123.image_to_3d import task as image_to_3d
+from gen3d.zero123.image_to_3d.recipe import IMAGE_QUALITIES, ImageTo3DConfig, ImageTo3DRecipe
+from gen3d.zero123.image_to_3d.task import ImageTo3DTask, elevation_of
 from gen3d.zero123.model import USUAL_ELEVATION, Zero123
 
 Told = tuple[int, dict[str, Any], str]
@@ -152,6 +158,71 @@ def test_killed_and_gone_on_with(
     assert meshes[0] == meshes[1]
 
 
+def test_what_a_run_is_made_of_is_recorded_and_compared(
+    quick, command: Callable[..., Told], zero123_folder, cut_out, tmp_path: Path
+) -> None:
+    """Picture and mask are hashed; the run has its own copy of what it took from them, and needs its model."""
+    white = tmp_path / "white.png"
+    Image.fromarray(np.asarray(Image.open(cut_out))[..., 3]).save(white)
+    run, words = tmp_path / "red.run", (cut_out, "--model", zero123_folder, "--mask", white)
+    assert command("image-to-3d", *words, "-o", tmp_path / "red.glb")[0] == 0
+    inputs = {"model": digest(zero123_folder), "picture": digest(cut_out), "mask": digest(white)}
+    for name in ("run.json", "result.json"):
+        found = json.loads((run / name).read_text())["inputs"]
+        assert found == {**inputs, "subject": digest(run / "subject.png")}
+    assert command("novel-views", *words, "-o", tmp_path / "views.png", "--orbit", 2, "--steps", 1)[0] == 0
+    assert json.loads(read_image_text(tmp_path / "views.png")["inputs"]) == inputs
+    assert command("novel-views", *words, "-o", tmp_path / "views.mp4", "--orbit", 2, "--steps", 1)[0] == 0
+    assert read_video_text(tmp_path / "views.mp4")["inputs"] == inputs
+
+    for file in (cut_out, white):
+        file.write_bytes(b"another picture")
+    assert command("image-to-3d", "--resume", run)[0] == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    Image.new("RGBA", (16, 16), "red").save(run / "subject.png")
+    status, told, said = command("image-to-3d", "--resume", run)
+    assert status == 2 and not told and "since it began, subject has changed; start it anew" in said
+    (run / "subject.png").write_bytes(before[run / "subject.png"])
+    weights = zero123_folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes() + b" ")
+    status, told, said = command("image-to-3d", "--resume", run)
+    assert status == 2 and not told and "since it began, model has changed; start it anew" in said
+    weights.write_bytes(before[weights])
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_model_is_recorded_with_the_parts_that_it_borrows() -> None:
+    files = files_of_model("toybox-zero123")
+    assert {name: path.name for name, path in files.items()} == {
+        "model": "toybox-zero123", "its vae": "vae", "its image_encoder": "toybox-clip"
+    }  # fmt: skip
+    assert all(path.is_dir() for path in files.values())
+
+
+def test_a_run_in_use_is_left_as_it_is(
+    quick, command: Callable[..., Told], zero123_folder, cut_out, tmp_path: Path
+) -> None:
+    words = ("image-to-3d", cut_out, "--model", zero123_folder, "-o", tmp_path / "red.glb")
+    assert command(*words)[0] == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for again in ((*words, "--seed", 1), ("image-to-3d", "--resume", tmp_path / "red.run")):
+        with working_in(tmp_path / "red.run"):
+            status, told, said = command(*again)
+        used = f"{tmp_path / 'red.run'} is in use by process {os.getpid()}"
+        assert status == 2 and not told and said == f"error: {used}: wait, or name another output\n"
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_model_that_gives_no_numbers_leaves_no_run(
+    quick, command: Callable[..., Told], zero123_folder, cut_out, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(picture_to_mesh, "elevation_of", lambda *_: (math.nan, "estimated"))
+    words = ("image-to-3d", cut_out, "--model", zero123_folder, "-o", tmp_path / "a" / "red.glb")
+    before = sorted(tmp_path.rglob("*"))
+    status, told, said = command(*words)
+    assert status == 2 and not told and "numbers that are not finite" in said and sorted(tmp_path.rglob("*")) == before
+
+
 def test_the_front_of_the_mesh_is_the_picture(quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not its mirror image, not upside down, not another side; of a picture alone, by way of the file."""
     shown = subject()
@@ -238,7 +309,7 @@ def test_a_run_is_rendered_as_it_was_shown(
 
 
 def test_the_script_without_a_picture_says_how(tmp_path: Path) -> None:
-    script = Path(__file__).parents[2] / "scripts" / "image_to_3d.py"
+    script = Path(__file__).parents[2] / "scripts" / "examples" / "image_to_3d.py"
     done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "no picture: python scripts/image_to_3d.py PICTURE" in done.stderr
     assert "Traceback" not in done.stderr

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ from helpers.photographed import ball_with_box, write_blender_scene
 from safetensors.torch import load_file
 from scipy.spatial import KDTree
 
+from core2d.app.provenance import digest
+from core2d.app.runs import working_in
 from core2d.media.pictures import read_image
 from core2d.media.videos import read_video
 from core2d.training.checkpoints import newest_checkpoint
@@ -30,7 +33,7 @@ from gen3d.__main__ import main
 from gen3d.data.photographs import Photographs
 from gen3d.data.pictures import Split
 from gen3d.data.placing import place
-from gen3d.data.scene import load_scene
+from gen3d.data.scene import CapturedScene, load_scene
 from gen3d.mesh import load_mesh
 from gen3d.nerf import command as nerf_run
 from gen3d.nerf import export as nerf_export
@@ -189,6 +192,8 @@ def test_minutes_are_of_the_whole_run(scene: Path, tmp_path: Path, command: Call
         (("nerf", "SCENE", "-o", "x.run", "--dtype", "float16"), "float32 only"),
         (("nerf", "--resume", "SCENE"), "is not a run folder"),
         (("nerf", "--resume", "RUN", "--steps", "9"), "leave yours out"),
+        (("nerf", "--resume", "nowhere.run"), "is not a run folder"),
+        (("nerf", "SCENE", "-o", "/proc/x.run", "--steps", "1"), "cannot write into /proc/x.run"),
         (("eval", "SCENE"), "is not a run folder"),
         (("eval", "RUN", "--split", "val"), "no val views"),
         (("export", "RUN", "-o", "x.glb", "--box", "1", "0", "0", "0", "1", "1"), "the low corner, then the high"),
@@ -236,6 +241,85 @@ def test_a_truncated_picture_is_named_and_can_be_left_out(
     status, told, _ = command(*words, "--skip-missing")
     assert status == 0 and told["metrics"]["training_views"] == 23
     assert len(told["metrics"]["skipped"]) == 1 and picture.name in told["metrics"]["skipped"][0]
+
+
+def test_what_a_run_learned_from_is_recorded_and_compared(
+    scene: Path, tmp_path: Path, command: Callable[..., Told]
+) -> None:
+    copy, run = shutil.copytree(scene, tmp_path / "scene"), tmp_path / "run"
+    words = ("--device", "cpu")
+    assert command("nerf", copy, "-o", run, "--steps", 2, *words)[0] == 0
+    inputs = json.loads((run / "run.json").read_text())["inputs"]
+    pictures = [path.relative_to(copy).as_posix() for path in copy.rglob("*.png")]
+    described = ("transforms_train.json", "transforms_test.json")
+    assert inputs == {name: digest(copy / name) for name in (*described, *pictures)} and len(pictures) == 27
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    first, second, *_ = sorted((copy / "train").glob("*.png"))
+    kept = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    with (copy / "transforms_test.json").open("a") as file:
+        file.write("\n")
+    status, told, said = command("nerf", "--resume", run, *words)
+    changed = f"train/{first.name} has changed, transforms_test.json has changed"
+    assert status == 2 and not told
+    assert said == f"error: cannot go on with {run}: since it began, {changed}; start it anew\n"
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    first.write_bytes(kept)
+    (copy / "transforms_test.json").write_bytes((scene / "transforms_test.json").read_bytes())
+    assert command("nerf", "--resume", run, *words)[0] == 0
+
+
+@pytest.mark.parametrize("kind", ["blender", "nerfstudio", "colmap", "llff"])
+def test_what_describes_a_scene_is_among_what_a_run_depends_on(kind: str, tmp_path: Path) -> None:
+    described = {
+        "blender": ["transforms_train.json", "transforms_val.json"],
+        "nerfstudio": ["transforms.json"],
+        "colmap": ["sparse/0/cameras.bin", "sparse/0/images.bin", "sparse/0/points3D.bin", "sparse/cameras.txt"],
+        "llff": ["poses_bounds.npy"],
+    }
+    for name in (*described[kind], "images/a.png", "masks/a.png", "notes.json", "sparse/0/project.ini"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    view: Any = SimpleNamespace(path=tmp_path / "images" / "a.png", mask=tmp_path / "masks" / "a.png")
+    found = nerf_run.inputs_of(CapturedScene(tmp_path, kind, (view,), None, ()))
+    assert found == {name: digest(tmp_path / name) for name in (*described[kind], "images/a.png", "masks/a.png")}
+
+
+def test_a_run_in_use_is_left_as_it_is(run: Path, scene: Path, command: Callable[..., Told]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    for words in (("--resume", run), (scene, "-o", run, "--steps", 3)):
+        with working_in(run):
+            status, told, said = command("nerf", *words)
+            assert command("eval", run, "--device", "cpu")[0] == 0  # looking is free
+        assert status == 2 and not told
+        assert said == f"error: {run} is in use by process {os.getpid()}: wait, or name another output\n"
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+def test_a_run_is_of_the_device_that_it_began_on(scene: Path, tmp_path: Path, command: Callable[..., Told]) -> None:
+    """What a GPU began is the same model when a CPU looks at it, with as many samples of a ray."""
+    words = ("nerf", scene, "-o", tmp_path / "v.run", "--system", "vanilla", "--steps", 1, "--device", "cpu")
+    assert command(*words)[0] == 0
+    manifest = json.loads((tmp_path / "v.run" / "run.json").read_text())
+    assert manifest["recipe"]["device"] == "cpu"
+    assert nerf_run.load_run(tmp_path / "v.run").model.config == SMALL_VANILLA
+    manifest["recipe"]["device"] = "cuda:0"
+    (tmp_path / "v.run" / "run.json").write_text(json.dumps(manifest))
+    recipe = nerf_run.saved_recipe(tmp_path / "v.run")
+    assert nerf_run.model_of(recipe, nerf_run.placement_of(tmp_path / "v.run"), 24).config == VanillaConfig()
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "3", '{"scale": 1}', '{"center": "x"}'])
+def test_a_damaged_placement_is_one_line_that_names_the_file(
+    content: str, run: Path, tmp_path: Path, command: Callable[..., Told]
+) -> None:
+    copy = shutil.copytree(run, tmp_path / "copy.run")
+    (copy / "placement.json").write_text(content)
+    for words in (("eval", copy), ("export", copy, "-o", tmp_path / "a.glb"), ("nerf", "--resume", copy)):
+        status, told, said = command(*words, "--device", "cpu")
+        assert status == 2 and not told and said.count("\n") == 1
+        assert said.startswith(f"error: {copy / 'placement.json'} ")
+    assert not (tmp_path / "a.glb").exists()
 
 
 # -- parts -----------------------------------------------------------------------------------------------------

@@ -6,6 +6,8 @@ import errno
 import json
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,10 +25,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from core2d.app.outputs import plain
 from core2d.app.program import main_guard
+from core2d.app.provenance import digest
+from core2d.app.runs import locked, working_in
 from core2d.media.pictures import read_image, read_image_text
 from core2d.media.videos import read_video
 from core2d.prior.backbone import Backbone
@@ -223,14 +228,64 @@ def test_names_that_could_be_taken_for_each_other() -> None:
 
 
 def test_half_a_run_of_other_settings_is_not_gone_on_with(tmp_path: Path, model: str) -> None:
-    recipe = TextToMeshRecipe(prompts=("a red mug",), output=tmp_path / "a-red-mug.glb", model=model)
-    assert gallery.half_done(recipe) is None
-    folder = shape_runs.start_anew(tmp_path / "a-red-mug.run", recipe)
-    assert gallery.half_done(recipe) == folder and not gallery.is_done(recipe)
-    others: dict[str, Any] = {"seed": 1, "steps": 7, "quality": "draft", "views": "words", "model": "x"}
+    copied = shutil.copytree(model, tmp_path / "model")
+    recipe = TextToMeshRecipe(prompts=("a red mug",), output=tmp_path / "a-red-mug.glb", model=str(copied))
+    assert not gallery.half_done(recipe)
+    shape_runs.start_anew(tmp_path / "a-red-mug.run", recipe, text_to_mesh.inputs_of(recipe))
+    assert gallery.half_done(recipe) and gallery.undone(recipe) == "not made yet"
+    others: dict[str, Any] = {"seed": 1, "steps": 7, "quality": "draft", "views": "words", "model": model}
     for name, value in others.items():
-        assert gallery.half_done(replace(recipe, **{name: value})) is None, name
-    assert gallery.half_done(replace(recipe, device="cpu", json=True)) == folder
+        assert not gallery.half_done(replace(recipe, **{name: value})), name
+    assert gallery.half_done(replace(recipe, device="cpu", json=True))
+    change_weights(copied)
+    assert not gallery.half_done(recipe)
+
+
+def change_weights(model: Path) -> None:
+    """Another seed's worth of one tensor: as large, under the same name."""
+    path = model / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    weights["conv_in.bias"] = weights["conv_in.bias"] + 1
+    save_file(weights, path)
+
+
+def test_other_weights_under_the_same_name_make_the_meshes_anew(quick: None, command, model: str, tmp_path) -> None:
+    copied, listed = shutil.copytree(model, tmp_path / "model"), tmp_path / "prompts.txt"
+    listed.write_text("a red mug\na blue mug\n")
+    words = ("--prompts", listed, "-o", tmp_path / "meshes", "--model", copied)
+    assert command(*words)[1]["metrics"]["made"] == 2
+    first = (tmp_path / "meshes" / "a-red-mug.glb").read_bytes()
+    inputs = {"model": digest(copied)}
+    for name in ("run.json", "result.json"):
+        assert json.loads((tmp_path / "meshes" / "a-red-mug.run" / name).read_text())["inputs"] == inputs
+    sheet = read_image_text(tmp_path / "meshes" / "contact-sheet.png")
+    assert json.loads(sheet["inputs"]) == {"prompts": digest(listed)}
+    change_weights(copied)
+    status, told, said = command(*words)
+    assert status == 0 and told["metrics"] == {"made": 2, "done_before": 0, "failed": {}}
+    assert "mesh 1 of 2: a red mug (model has changed)" in said
+    assert (tmp_path / "meshes" / "a-red-mug.glb").read_bytes() != first
+    with listed.open("a") as file:
+        file.write("a green mug\n")  # what is asked beside it does not touch what is done
+    assert command(*words)[1]["metrics"] == {"made": 1, "done_before": 2, "failed": {}}
+    assert "a red mug (seed was 0 and is 1)" in command(*words, "--seed", 1)[2]
+    (tmp_path / "meshes" / "a-red-mug.glb").unlink()
+    assert "mesh 1 of 1: a red mug (a-red-mug.glb is gone)" in command(*words, "--seed", 1)[2]
+    for damaged in ("{", "[]", '{"recipe": 3, "inputs": null, "outputs": [1]}'):
+        (tmp_path / "meshes" / "a-red-mug.run" / "result.json").write_text(damaged)
+        status, told, said = command(*words, "--seed", 1)
+        assert status == 0 and told["metrics"]["made"] == 1 and "result.json cannot be read" in said
+
+
+def test_a_run_is_not_gone_on_with_on_other_weights(quick: None, command, model: str, tmp_path: Path) -> None:
+    copied, run = shutil.copytree(model, tmp_path / "model"), tmp_path / "mug.run"
+    assert command("a red mug", "-o", tmp_path / "mug.glb", "--model", copied)[0] == 0
+    change_weights(copied)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    status, told, said = command("--resume", run)
+    assert status == 2 and not told
+    assert said == f"error: cannot go on with {run}: since it began, model has changed; start it anew\n"
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 # -- what is wrong ---------------------------------------------------------------------------------------------
@@ -269,6 +324,9 @@ BAD_WORDS = [
     (["--resume", "other.run"], "other.run is not a run of gen3d text-to-mesh"),
     (["--resume", "odd.run"], "odd.run is not a run of gen3d text-to-mesh"),
     (["--resume", "old.run"], "another version"),
+    (["--resume", "wrong.run"], "another version, or its run.json is damaged"),
+    (["--resume", "cut.run"], "not a run folder"),
+    (["a red mug", "-o", "cut.glb"], "cut.run is not a run folder"),
     (["--resume", "old.run", "--quality", "draft"], "--resume goes on with the quality of the run"),
     (["--resume", "old.run", "a red mug"], "--resume goes on with the prompts of the run"),
 ]  # fmt: skip
@@ -277,7 +335,7 @@ BAD_WORDS = [
 @pytest.fixture
 def crowded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with things in the way."""
-    for name in ("folder", "folder.glb", "taken.run", "other.run", "odd.run", "old.run"):
+    for name in ("folder", "folder.glb", "taken.run", "other.run", "odd.run", "old.run", "wrong.run", "cut.run"):
         (tmp_path / name).mkdir()
     for name in ("file", "file.txt", "taken.run/holiday.jpg"):
         (tmp_path / name).touch()
@@ -286,6 +344,9 @@ def crowded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "other.run" / "run.json").write_text('{"recipe": {"name": "TextToImageRecipe"}}')
     (tmp_path / "odd.run" / "run.json").write_text("[1, 2]")
     (tmp_path / "old.run" / "run.json").write_text('{"recipe": {"name": "TextToMeshRecipe", "prompt": "a mug"}}')
+    wrong = '{"recipe": {"name": "TextToMeshRecipe", "prompts": ["a mug"], "output": "a.glb", "steps": "many"}}'
+    (tmp_path / "wrong.run" / "run.json").write_text(wrong)
+    (tmp_path / "cut.run" / "run.json").write_text('{"recipe": {"name": "TextTo')
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -494,10 +555,79 @@ def test_twenty_runs_killed_at_random_end_with_the_same_bytes(tmp_path: Path, mo
         assert killed_and_resumed(tmp_path / str(turn), model, [step], dice) == whole, step
 
 
+# -- two at once -----------------------------------------------------------------------------------------------
+
+TURNS, RIVAL_STEPS = 3, 8
+RIVAL = KILLED.replace(f"steps={STEPS}", f"steps={RIVAL_STEPS}").replace('main(["text-to-mesh", *sys.argv[1:]])', """
+import random, time
+from pathlib import Path
+prompt, mine, other, model = sys.argv[1:]
+for turn in range(TURNS):
+    Path(f"{turn}.{mine}").touch()
+    while not Path(f"{turn}.{other}").exists():
+        time.sleep(0.01)
+    time.sleep(random.random() * 0.4)
+    try:
+        main(["text-to-mesh", prompt, "-o", f"{turn}/mug.glb", "--model", model, "--device", "cpu"])
+        print("status 0")
+    except SystemExit as leaving:
+        print("status", leaving.code)
+""").replace("TURNS", str(TURNS))  # fmt: skip
+
+
+def test_two_with_one_output_are_never_mixed(tmp_path: Path, model: str) -> None:
+    """The second says that the run is in use and leaves it alone, or comes late enough to begin it anew."""
+    prompts = {"red": "a red mug", "blue": "a blue car"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    rivals = {
+        name: subprocess.Popen([sys.executable, "-c", RIVAL, prompts[name], name, other, model],
+                               cwd=tmp_path, env=environment, **pipes)
+        for name, other in (("red", "blue"), ("blue", "red"))
+    }  # fmt: skip
+    said = {name: process.communicate(timeout=600) for name, process in rivals.items()}
+    statuses = {name: [int(code) for code in re.findall(r"status (\d)", out)] for name, (out, _) in said.items()}
+    assert all(len(codes) == TURNS for codes in statuses.values()), said
+    pairs = list(zip(statuses["red"], statuses["blue"], strict=True))
+    assert {*pairs} <= {(0, 2), (2, 0), (0, 0)} and {*pairs} & {(0, 2), (2, 0)}, said
+    refusals = [line for _, errors in said.values() for line in errors.splitlines() if line.startswith("error: ")]
+    assert len(refusals) == sum(map(sum, pairs)) // 2
+    numbers = "|".join(str(process.pid) for process in rivals.values())
+    for line in refusals:
+        assert re.fullmatch(rf"error: \d/mug\.run is in use by process ({numbers}): wait, or name another output", line)
+    meshes: dict[str, set[bytes]] = {name: set() for name in prompts}
+    for turn in range(TURNS):
+        folder = tmp_path / str(turn)
+        assert names(folder) == ["mug.glb", "mug.run"] and ".lock" not in names(folder / "mug.run")
+        manifest, result = (json.loads((folder / "mug.run" / name).read_text()) for name in ("run.json", "result.json"))
+        (winner,) = [name for name, prompt in prompts.items() if manifest["recipe"]["prompts"] == [prompt]]
+        assert result["recipe"]["prompts"] == [prompts[winner]] and statuses[winner][turn] == 0
+        assert result["outputs"] == {"mug.glb": digest(folder / "mug.glb")}
+        log = [json.loads(line)["step"] for line in (folder / "mug.run" / "log.jsonl").read_text().splitlines()]
+        assert log == list(range(1, RIVAL_STEPS + 1))
+        meshes[winner].add((folder / "mug.glb").read_bytes())
+    assert all(len(same) <= 1 for same in meshes.values()) and not meshes["red"] & meshes["blue"]
+
+
+def test_a_folder_in_use_is_refused_and_left_as_it_is(quick: None, command, tmp_path: Path) -> None:
+    words = ("a red mug", "a blue mug", "-o", tmp_path / "meshes")
+    assert command(*words)[0] == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with locked(tmp_path / "meshes"):
+        status, told, said = command(*words, "--seed", 1)
+    assert status == 2 and not told and f"meshes is in use by process {os.getpid()}: wait" in said
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    with working_in(tmp_path / "meshes" / "a-red-mug.run"):  # one of them is made alone
+        status, told, said = command(*words, "--seed", 1)
+    assert status == 2 and told["metrics"]["made"] == 1 and "a-red-mug.run is in use" in said
+    of_red = [path for path in before if "a-red-mug" in str(path)]
+    assert len(of_red) > 5 and all(path.read_bytes() == before[path] for path in of_red)
+
+
 def test_what_a_run_depends_on_is_what_its_manifest_says(model: str, tmp_path: Path) -> None:
     recipe = TextToMeshRecipe(prompts=("a red mug",), output=tmp_path / "a.glb", model=model, seed=4, steps=9)
     run = shape_runs.start_anew(tmp_path / "a.run", recipe)
-    again = shape_runs.recipe_of_run(run, TextToMeshRecipe(resume=run, device="cpu"), ("turntable", "preview"))
+    again = shape_runs.recipe_to_go_on(run, TextToMeshRecipe(resume=run, device="cpu"))
     assert again == replace(recipe, device="cpu")
     assert text_to_mesh.settings_of(recipe) == plain(text_to_mesh.settings_of(again))
     assert text_to_mesh.config_of(recipe) == replace(QUALITIES["normal"], steps=9)

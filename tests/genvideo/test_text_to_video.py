@@ -1,6 +1,7 @@
 """The command `genvideo text-to-video`, with a tiny model."""
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -12,10 +13,15 @@ import torch
 from diffusers.models.unets.unet_motion_model import MotionAdapter
 from safetensors.torch import load_file, save_file
 
+from core2d.app.provenance import digest, digests
+from core2d.app.registry import bundled
+from core2d.app.runs import locked
 from core2d.media.pictures import read_image, read_image_text, save_image
 from core2d.media.videos import read_video, read_video_text, write_video
 from genvideo.__main__ import main
+from genvideo.animatediff.command import files_of, settings_of
 from genvideo.animatediff.formats import write_motion
+from genvideo.animatediff.recipe import TextToVideoRecipe
 
 
 class Told(NamedTuple):
@@ -88,6 +94,74 @@ def test_other_files_of_the_same_name_make_another_clip(command: Callable[..., T
     for value, made in ((40, 2), (40, 0), (41, 2)):
         save_image(tmp_path / "first.png", np.full((16, 16, 3), value, np.uint8))
         assert command(*words).report["metrics"] == {"made": made, "done_before": 2 - made}
+
+
+def test_other_motion_modules_under_the_same_name_make_another_clip(
+    command: Callable[..., Told], motion: MotionAdapter, tmp_path: Path
+):
+    file, listed = tmp_path / "v2.safetensors", tmp_path / "prompts.txt"
+    listed.write_text("a red mug\na blue car\n")
+    words = ("--prompts", listed, "-o", tmp_path / "clips", "--frames", 3, "--motion", file, "--format", "apng")
+    write_motion(file, motion, "original")
+    assert command(*words).report["metrics"] == {"made": 2, "done_before": 0}
+    assert command(*words).report["metrics"] == {"made": 0, "done_before": 2}
+    first = (tmp_path / "clips" / "a-red-mug.apng").read_bytes()
+    said = read_video_text(tmp_path / "clips" / "a-red-mug.apng")
+    assert said["inputs"]["motion"] == digest(file) and set(said["inputs"]) == {"model", "motion"}
+    sheet = read_image_text(tmp_path / "clips" / "contact-sheet.png")
+    assert json.loads(sheet["inputs"]) == {"prompts": digest(listed)}
+    with torch.no_grad():
+        for parameter in motion.parameters():
+            parameter.mul_(-1)
+    write_motion(file, motion, "original")
+    told = command(*words)
+    assert told.report["metrics"] == {"made": 2, "done_before": 0}
+    assert "clip 1 of 2: a red mug (motion has changed)" in told.said
+    assert (tmp_path / "clips" / "a-red-mug.apng").read_bytes() != first
+
+
+def test_all_that_a_clip_is_drawn_from_is_recorded(
+    motion_folder: Path, tiny_folder: Callable[..., Path], tmp_path: Path
+):
+    frames, lora = tmp_path / "frames", tmp_path / "v2.safetensors"
+    frames.mkdir()
+    for name in ("a.png", "b.png", "v2.safetensors", "sparse.ckpt", "frames/000000.png"):
+        (tmp_path / name).write_text(name)
+    model = tiny_folder("sd1")
+    recipe = TextToVideoRecipe(
+        prompts=("a red mug",), output=tmp_path / "x.mp4", model=str(model), motion=str(motion_folder), vae=str(model),
+        lora=(f"{lora}@0.5",), image=tmp_path / "a.png", keyframes=(f"2={tmp_path / 'b.png'}",),
+        sparse_control=str(tmp_path / "sparse.ckpt"), video=frames,
+    )  # fmt: skip
+    wanted = {
+        "model": model, "motion": motion_folder, "vae": model / "vae", f"lora {lora}": lora,
+        "frame 0": tmp_path / "a.png", "frame 2": tmp_path / "b.png", "sparse_control": tmp_path / "sparse.ckpt",
+        "video": frames,
+    }  # fmt: skip
+    assert settings_of(recipe)["inputs"] == digests(wanted)
+    own = TextToVideoRecipe(prompts=("a red mug",), output=tmp_path / "x.mp4")
+    assert files_of(own) == {name: bundled()[f"toybox-{kind}"] for name, kind in
+                             (("model", "sd"), ("motion", "motion"), ("vae", "video-vae"))}  # fmt: skip
+
+
+def test_two_adapters_of_one_name_are_both_recorded(tmp_path: Path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "lora.safetensors").write_text(folder)
+    both = tuple(str(tmp_path / folder / "lora.safetensors") for folder in ("a", "b"))
+    recipe = TextToVideoRecipe(prompts=("a red mug",), output=tmp_path / "x.mp4", lora=both)
+    assert {str(path) for path in files_of(recipe).values()} >= set(both)
+
+
+def test_a_folder_in_use_is_left_as_it_is(command: Callable[..., Told], tmp_path: Path):
+    words = ("a red mug", "a blue car", "-o", tmp_path / "clips", "--frames", 3)
+    assert command(*words).status == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "clips").iterdir()}
+    with locked(tmp_path / "clips"):
+        told = command(*words, "--seed", 1)
+    used = f"{tmp_path / 'clips'} is in use by process {os.getpid()}"
+    assert told.status == 2 and not told.report and told.said == f"error: {used}: wait, or name another output\n"
+    assert {path: path.read_bytes() for path in (tmp_path / "clips").iterdir()} == before
 
 
 def test_from_a_picture_to_another(command: Callable[..., Told], tmp_path: Path):

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from core2d.kernels.numba_cache import njit
 from core2d.kernels.raster.fragments import NEAR
 
 
@@ -36,7 +37,7 @@ def rasterize_arrays(
     return face, barycentric, depth
 
 
-@numba.njit(parallel=True, cache=True, fastmath=False, error_model="numpy")
+@njit(parallel=True, fastmath=False, error_model="numpy")
 def _draw(clip, faces, face_offsets, face, barycentric, depth):
     images = len(face)
     for image in numba.prange(images):
@@ -44,7 +45,7 @@ def _draw(clip, faces, face_offsets, face, barycentric, depth):
             _draw_triangle(clip, faces[f], f, face[image], barycentric[image], depth[image])
 
 
-@numba.njit(cache=True, error_model="numpy", inline="always")
+@njit(error_model="numpy", inline="always")
 def _draw_triangle(clip, corners, f, face, barycentric, depth):
     height, width = face.shape
     half_width, half_height = np.float32(0.5 * width), np.float32(0.5 * height)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from core2d.kernels.numba_cache import njit
 from gen3d.kernels.compositing.torch_twin import EARLY_STOP
 
 
@@ -41,7 +42,7 @@ def _array(tensor: Tensor) -> np.ndarray:
     return tensor.numpy()
 
 
-@numba.njit(parallel=True, cache=True, error_model="numpy")
+@njit(parallel=True, error_model="numpy")
 def _forward(thickness, values, offsets, blended, opacity, weights):
     for ray in numba.prange(len(offsets) - 1):
         transmittance = 1.0
@@ -57,7 +58,7 @@ def _forward(thickness, values, offsets, blended, opacity, weights):
             transmittance *= 1.0 - alpha
 
 
-@numba.njit(parallel=True, cache=True, error_model="numpy")
+@njit(parallel=True, error_model="numpy")
 def _backward(grad_blended, grad_opacity, grad_weights, thickness, values, offsets, grad_thickness, grad_values):
     """The loss grows by `gain` with a sample's weight. More thickness adds the weight of the sample itself, as far as
     light comes through it, and takes from all samples behind: T exp(-tau) gain - sum of weight gain behind."""
@@ -82,7 +83,7 @@ def _backward(grad_blended, grad_opacity, grad_weights, thickness, values, offse
                 grad_values[i, c] = weight * grad_blended[ray, c]
 
 
-@numba.njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def _gain(grad_blended, grad_opacity, grad_weights, values, ray, i):
     gain = float(grad_opacity[ray]) + float(grad_weights[i])
     for c in range(values.shape[1]):

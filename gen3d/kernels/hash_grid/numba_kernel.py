@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from core2d.kernels.numba_cache import njit
 from gen3d.kernels.hash_grid.layout import PRIME_Y, PRIME_Z, HashGridLayout
 
 BLOCK = 512  # points: their encodings stay in the first-level cache while the levels pass
@@ -57,7 +58,7 @@ def _width(layout: HashGridLayout) -> tuple[int, ...]:
     return (0,) * layout.features
 
 
-@numba.njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def _row(x, y, z, resolution, first, size, hashed):
     """The row of one vertex; see `layout`. The low 32 bits are the same in 64-bit arithmetic."""
     if hashed:
@@ -68,7 +69,7 @@ def _row(x, y, z, resolution, first, size, hashed):
     return first + index
 
 
-@numba.njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def _corners(cell, resolution, first, size, hashed):
     """The rows of the eight vertices of a cell, the first axis fastest."""
     x, y, z = cell
@@ -84,7 +85,7 @@ def _corners(cell, resolution, first, size, hashed):
     )
 
 
-@numba.njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def _weights(fraction):
     """What each of the eight vertices counts."""
     x, y, z = fraction
@@ -93,7 +94,7 @@ def _weights(fraction):
     return pq * r, xq * r, py * r, xy * r, pq * z, xq * z, py * z, xy * z
 
 
-@numba.njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def _locate(x, i, scale):
     """The cell that point i lies in, and where inside it."""
     a, b, c = x[i, 0] * scale + HALF, x[i, 1] * scale + HALF, x[i, 2] * scale + HALF
@@ -101,7 +102,7 @@ def _locate(x, i, scale):
     return (np.int64(u), np.int64(v), np.int64(w)), (a - u, b - v, c - w)
 
 
-@numba.njit(parallel=True, cache=True, error_model="numpy")
+@njit(parallel=True, error_model="numpy")
 def _forward(x, table, scales, resolutions, offsets, hashed, width, out):
     count = len(x)
     for block in numba.prange((count + BLOCK - 1) // BLOCK):
@@ -117,7 +118,7 @@ def _forward(x, table, scales, resolutions, offsets, hashed, width, out):
                     ) + (w[4] * table[r[4], f] + w[5] * table[r[5], f] + w[6] * table[r[6], f] + w[7] * table[r[7], f])
 
 
-@numba.njit(parallel=True, cache=True, error_model="numpy")
+@njit(parallel=True, error_model="numpy")
 def _backward_table(grad, x, scales, resolutions, offsets, hashed, width, order, out):
     for k in numba.prange(len(order)):
         level = order[k]
@@ -138,7 +139,7 @@ def _backward_table(grad, x, scales, resolutions, offsets, hashed, width, order,
                 out[r[7], f] += w[7] * g
 
 
-@numba.njit(parallel=True, cache=True, error_model="numpy")
+@njit(parallel=True, error_model="numpy")
 def _backward_points(grad, x, table, scales, resolutions, offsets, hashed, width, out):
     count = len(x)
     for block in numba.prange((count + BLOCK - 1) // BLOCK):
