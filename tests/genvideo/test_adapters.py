@@ -41,10 +41,9 @@ class ToyControlNet(nn.Module):
         self.shapes.append((widths[-1], side))
         with torch.random.fork_rng():
             torch.manual_seed(2)
-            self.layers = nn.ModuleList(nn.Conv2d(3, width, 1) for width, _ in self.shapes)
-        for layer in self.layers:
-            nn.init.normal_(layer.weight, std=weight) if weight else nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+            self.layers = nn.ModuleList(nn.Conv2d(3, width, 1, bias=False) for width, _ in self.shapes)
+            for kernel in self.layers.parameters():
+                nn.init.normal_(kernel, std=weight)
 
     def forward(self, inputs: Inputs, condition: Condition) -> Inputs:
         seen = condition.extra["toy"].to(inputs.x_t)  # (r, 3, H, W)
