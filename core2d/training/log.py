@@ -25,10 +25,9 @@ class TrainingLog:
         self.path, self.on_log, self.rows, self.since = path, on_log, 0, time.perf_counter()
         self.window: dict[str, list[float]] = {}
         self.rates: dict[str, float] = {}
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        whole = [line for line in lines if line.endswith("\n")]  # a kill can cut the last one short
+        lines = path.read_text(errors="replace").splitlines(keepends=True) if path.exists() else []
         with atomic_path(path) as temporary:
-            temporary.write_text("".join(line for line in whole if json.loads(line)["step"] <= step))
+            temporary.write_text("".join(line for line in lines if _is_of(line, step)))
 
     def add(self, means: dict[str, float], rates: dict[str, float], rows: int) -> None:
         """Take in one step."""
@@ -49,3 +48,11 @@ class TrainingLog:
         self.rows, self.since, self.window, self.rates = 0, now, {}, {}
         if self.on_log is not None:
             self.on_log(record)
+
+
+def _is_of(line: str, step: int) -> bool:
+    """Whether a line is whole, which a kill or a disk can keep it from, and of no later step."""
+    try:
+        return line.endswith("\n") and json.loads(line)["step"] <= step
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from core2d.app.errors import InputError
-from core2d.training.checkpoints import write_checkpoint
+from core2d.training.checkpoints import read_facts, read_tensors, write_checkpoint
 from core2d.training.recipe import FREE_FIELDS, TrainingRecipe, ema_decay, learning_rate
 from core2d.training.task import WHOLE, Phase, Previewing, owns
 
@@ -148,20 +147,20 @@ class TrainingState:
         """Go on from a checkpoint.
 
         Raises:
-            InputError: it is of another recipe, of other phases or of another model.
+            InputError: it is damaged, of another recipe, of other phases or of another model.
         """
-        facts = json.loads((checkpoint / "state.json").read_text())
+        facts = read_facts(checkpoint)
         _check_fields(checkpoint, self.recipe, facts["recipe"], "", FREE_FIELDS)
         self._check_phases(checkpoint, facts.get("phases", []))
         for kind, ours in (("model", _own_tensors(self.model)), ("ema", self.average)):
-            saved = load_file(checkpoint / f"{kind}.safetensors")
+            saved = read_tensors(checkpoint / f"{kind}.safetensors")
             for name in sorted(ours.keys() | saved.keys()):
                 if name not in ours or name not in saved or ours[name].shape != saved[name].shape:
                     raise InputError(f"cannot resume {checkpoint}: it is of another model, {name} differs")
             for name, tensor in ours.items():
                 tensor.copy_(saved[name])
         optimizers = {name: part.optimizer for part in self.parts for name in part.parameters}
-        for key, tensor in load_file(checkpoint / "optimizer.safetensors").items():
+        for key, tensor in read_tensors(checkpoint / "optimizer.safetensors").items():
             name, _, kind = key.rpartition(":")
             p = self.trained[name]
             # fused AdamW expects moments with the strides of their parameter

@@ -35,6 +35,7 @@ from core2d.app.runs import locked, working_in
 from core2d.media.pictures import read_image, read_image_text
 from core2d.media.videos import read_video
 from core2d.prior.backbone import Backbone
+from core2d.training.checkpoints import newest_checkpoint
 from gen3d.__main__ import main
 from gen3d.dreamfusion import command as gallery
 from gen3d.dreamfusion import pipeline as text_to_mesh
@@ -388,6 +389,76 @@ def test_a_full_disk_is_known_in_all_languages(capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().err.startswith("error: no space is left on the disk")
     with pytest.raises(PermissionError), main_guard():
         raise PermissionError(errno.EACCES, "not yours")
+
+
+# -- damaged ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of three steps, with its mesh beside it."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text_to_mesh, "QUALITIES", dict.fromkeys(QUALITIES, QUICK))
+        patch.setattr(shape_runs, "build_mesh", partial(build_mesh, resolution=24, face_budget=1000))
+        main(["text-to-mesh", "a red mug", "-o", str(folder / "mug.glb"), "--model", model])
+    return folder
+
+
+@pytest.fixture
+def run(quick: None, finished: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return shutil.copytree(finished, tmp_path / "copy") / "mug.run"
+
+
+WHOLE = {"step": 3, "seconds": 1.0, "recipe": {}}
+NONSENSE = ["{", "", "[]", "3", "[" * 100_000, '{"files": []}', '{"files": {}}']  # to whoever reads it
+HALF = [WHOLE | said for said in ({"step": "x"}, {"seconds": None}, {"recipe": 3}, {"phases": 3}, {"phases": [3]})]
+
+
+@pytest.mark.parametrize("content", [*NONSENSE, *HALF], ids=lambda content: str(content)[:40])
+def test_a_checkpoint_that_says_nonsense_is_one_line_that_names_the_file(
+    content: str | dict[str, Any], run: Path, command, capfd: pytest.CaptureFixture[str]
+) -> None:
+    state = run / "checkpoints" / "step-000003" / "state.json"
+    files = json.loads(state.read_text())["files"]
+    state.write_text(content if isinstance(content, str) else json.dumps(content | {"files": files}))
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
+    status, _, said = command("--resume", run)
+    assert status == 2 and said.splitlines()[-1].startswith(f"error: {state} is damaged") and "start" in said
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()} == before
+    if isinstance(content, str):
+        with pytest.raises(SystemExit, match="2"):
+            main(["export", str(run), "-o", str(run.parent / "again.glb")])
+        assert capfd.readouterr().err.startswith(f"error: {state} is damaged")
+
+
+def test_a_damaged_run_can_be_begun_anew(run: Path, command) -> None:
+    state = run / "checkpoints" / "step-000003" / "state.json"
+    state.write_text("{")
+    assert command("a red mug", "-o", run.with_suffix(".glb"))[0] == 0
+    assert newest_checkpoint(run / "checkpoints") == state.parent
+
+
+def test_damaged_tensors_are_one_line_that_names_the_file(run: Path, command) -> None:
+    for kind in ("model", "ema", "optimizer"):
+        weights = run / "checkpoints" / "step-000003" / f"{kind}.safetensors"
+        whole = weights.read_bytes()
+        weights.write_bytes(b"\xff" * len(whole))
+        status, _, said = command("--resume", run)
+        assert status == 2 and said.splitlines()[-1] == f"error: {weights} is damaged: start the run anew"
+        weights.write_bytes(whole)
+
+
+def test_damaged_lines_of_the_log_and_what_stands_beside_checkpoints_do_not_count(run: Path, command) -> None:
+    log, newest = run / "log.jsonl", run / "checkpoints" / "step-000003"
+    whole = log.read_bytes()
+    damaged = [b"{", b"[]", b'{"a": 1}', b'{"step": "x"}', b"\xff", b"[" * 100_000]
+    log.write_bytes(b"\n".join(damaged) + b"\n" + whole + b'{"step": 3, "lo')
+    for name in ("step-abc", "step-", "step-000004"):  # the last of which is what a deletion may leave
+        (newest.parent / name).mkdir()
+    assert newest_checkpoint(newest.parent) == newest
+    assert command("--resume", run)[0] == 0 and log.read_bytes() == whole
 
 
 # -- memory ----------------------------------------------------------------------------------------------------
