@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from core2d.guidance.sds import ScoreDistillation as ScoreDistillation
     from core2d.guidance.sds import ScoreDistillationConfig as ScoreDistillationConfig
     from core2d.prior.backbone import Backbone as Backbone
-    from core2d.prior.backbone import Prior as Prior
+    from core2d.prior.base import Prior as Prior
     from core2d.prior.cameras import Cameras as Cameras
     from core2d.prior.cameras import degrees as degrees
     from core2d.prior.cameras import orbit as orbit
@@ -39,7 +39,7 @@ _HOME = {
     "OracleBackbone": "core2d.prior.oracle",
     "PerpNegDistillation": "core2d.guidance.perp_neg",
     "Prediction": "core2d.prior.schedule",
-    "Prior": "core2d.prior.backbone",
+    "Prior": "core2d.prior.base",
     "ScoreDistillation": "core2d.guidance.sds",
     "ScoreDistillationConfig": "core2d.guidance.sds",
     "TextToImage": "core2d.systems.text_to_image.pipeline",

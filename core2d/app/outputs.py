@@ -12,6 +12,7 @@ from typing import Any
 
 from core2d.app.errors import InputError
 
+MESH_SUFFIXES = (".glb", ".obj", ".ply", ".stl")  # what gen3d.mesh writes
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")  # what core2d.media.pictures writes
 
 

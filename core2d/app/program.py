@@ -54,17 +54,19 @@ class Command:
         recipe: name of the class.
         function: name of the function, which takes a recipe and gives an `Outcome`, or its first two parts; a folder
             of one command calls it `follow`.
+        module: where the function stands, if not in the folder's `command.py`.
     """
 
     package: str
     recipe: str
     function: str = "follow"
+    module: str = ""
 
     def recipe_type(self) -> type:
         return getattr(import_module(f"{self.package}.recipe"), self.recipe)
 
     def follow(self, recipe: Any) -> Outcome:
-        work: Callable[[Any], Result] = getattr(import_module(f"{self.package}.command"), self.function)
+        work: Callable[[Any], Result] = getattr(import_module(self.module or f"{self.package}.command"), self.function)
         return Outcome(*work(recipe))  # pyright: ignore[reportArgumentType]
 
 

@@ -19,6 +19,8 @@ LONGEST_PROMPT = 1000  # characters; no text encoder that we know reads as much
 STRONGEST = 100  # that a LoRA is added; beyond 2 or so pictures fall apart
 
 Output = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+OptionalOutput = Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="PATH")]
+OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH")]
 Prompts = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PROMPT...", help_behavior_hint="")]
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core2d.app.errors import InputError
-from core2d.prior.backbone import Prior
+from core2d.prior.base import Prior
 from core2d.prior.cameras import Cameras
 from core2d.prior.condition import Condition
 

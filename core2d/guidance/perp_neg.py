@@ -14,7 +14,7 @@ from core2d.app.errors import InputError
 from core2d.guidance.base import Tell
 from core2d.guidance.sds import ScoreDistillation, ScoreDistillationConfig, Told
 from core2d.guidance.view_prompts import is_overhead, view_weights
-from core2d.prior.backbone import Prior, rescale_contrast
+from core2d.prior.base import Prior, rescale_contrast
 from core2d.prior.condition import Condition
 from core2d.prior.schedule import Prediction
 

@@ -21,7 +21,7 @@ from core2d.app.errors import InputError
 from core2d.guidance.annealing import TimeRange
 from core2d.guidance.base import Info, Tell, images_for, loss_of, require_finite
 from core2d.guidance.view_prompts import ViewPrompts
-from core2d.prior.backbone import Prior
+from core2d.prior.base import Prior
 from core2d.prior.cameras import Cameras
 from core2d.prior.condition import Condition
 from core2d.prior.schedule import Prediction

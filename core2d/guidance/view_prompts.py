@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from core2d.app.errors import InputError
-from core2d.prior.backbone import Prior
+from core2d.prior.base import Prior
 from core2d.prior.cameras import Cameras
 from core2d.prior.condition import Condition
 

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from core2d.app.errors import InputError
-from core2d.prior.backbone import Backbone, Camera, Generators, Prior
+from core2d.prior.backbone import Backbone
+from core2d.prior.base import Camera, Generators, Prior
 from core2d.prior.camera_token import camera_features
 from core2d.prior.condition import Condition
 from core2d.prior.schedule import NoiseSchedule

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from core2d.app.errors import InputError
-from core2d.prior.backbone import Prior, rescale_contrast
+from core2d.prior.base import Prior, rescale_contrast
 from core2d.prior.condition import Condition
 
 OnStep = Callable[[int, Any, dict[str, Tensor]], dict[str, Tensor] | None]

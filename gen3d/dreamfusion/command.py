@@ -23,7 +23,7 @@ from core2d.prior.backbone import Backbone
 from gen3d.dreamfusion.pipeline import SETTINGS, follow_one, inputs_of, load_prior, make_mesh, settings_of
 from gen3d.dreamfusion.recipe import CONTACT_SHEET, TextToMeshRecipe
 from gen3d.mesh import load_mesh
-from gen3d.results.pictures import seen_from, sides
+from gen3d.mesh.pictures import seen_from, sides
 from gen3d.shaping.runs import RESULT, Result, saved_recipe
 
 SHEET_SIDES, SHEET_SIZE = 8, 128

@@ -18,15 +18,16 @@ from core2d.app.provenance import digests
 from core2d.app.registry import resolve
 from core2d.app.runs import check_free, check_inputs, run_folder, working_in
 from core2d.guidance import ViewPrompts
-from core2d.prior.backbone import Backbone, Prior
+from core2d.prior.backbone import Backbone
+from core2d.prior.base import Prior
 from core2d.toybox import world
 from core2d.toybox.captions import background_phrase
 from gen3d.dreamfusion.memory import memory_needed
 from gen3d.dreamfusion.recipe import QUALITIES, DreamFusionConfig, TextToMeshRecipe
 from gen3d.dreamfusion.task import DreamFusionTask
 from gen3d.mesh import Build, TexturedMesh
-from gen3d.results.pictures import around as around
-from gen3d.results.pictures import picture as picture
+from gen3d.mesh.pictures import around as around
+from gen3d.mesh.pictures import picture as picture
 from gen3d.shaping.model import Model, training_recipe
 from gen3d.shaping.runs import Result, mesh_of, optimise, recipe_to_go_on, save_result, start_anew
 

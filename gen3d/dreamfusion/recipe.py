@@ -9,10 +9,9 @@ from typing import Annotated, Literal
 import tyro
 
 from core2d.app.errors import InputError
-from core2d.app.outputs import IMAGE_SUFFIXES, check_output
-from core2d.app.recipe import Prompts, Recipe, check_between, check_prompt, read_prompts
+from core2d.app.outputs import IMAGE_SUFFIXES, MESH_SUFFIXES, check_output
+from core2d.app.recipe import OptionalOutput, OptionalPath, Prompts, Recipe, check_between, check_prompt, read_prompts
 from core2d.app.registry import resolve
-from gen3d.results.recipe import MESH_SUFFIXES, OptionalOutput, OptionalPath
 from gen3d.shaping.config import ShapingConfig
 
 CONTACT_SHEET = "contact-sheet.png"

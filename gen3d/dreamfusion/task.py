@@ -36,7 +36,7 @@ from core2d.guidance import (
     ViewPrompts,
 )
 from core2d.guidance.base import Learning
-from core2d.prior.backbone import Prior
+from core2d.prior.base import Prior
 from core2d.prior.cameras import orbit
 from core2d.toybox import world
 from core2d.toybox.captions import background_phrase

@@ -28,11 +28,11 @@ import trimesh
 from PIL import Image
 
 import gen3d
+from core2d.app.outputs import MESH_SUFFIXES as MESH_SUFFIXES
 from core2d.app.outputs import atomic_path, check_output
 from core2d.prior.cameras import world_to_gltf
 from gen3d.mesh.mesh import TexturedMesh
 from gen3d.mesh.topology import drop_unused, merge_positions
-from gen3d.results.recipe import MESH_SUFFIXES as MESH_SUFFIXES
 
 FLOAT, UINT = 5126, 5125  # glTF component types
 VERTEX_DATA, INDEX_DATA = 34962, 34963  # glTF buffer view targets

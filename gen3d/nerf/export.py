@@ -25,9 +25,9 @@ from gen3d.data.pictures import Split
 from gen3d.data.write import write_point_cloud, write_transforms
 from gen3d.mesh import TexturedMesh, build_mesh, save_mesh
 from gen3d.mesh.build import Build
+from gen3d.mesh.pictures import save_views
 from gen3d.nerf.command import NerfRun, load_run
 from gen3d.nerf.task import BACKGROUNDS, see_in_pieces
-from gen3d.results.pictures import save_views
 from gen3d.results.recipe import ExportRecipe, RenderRecipe
 
 Result = tuple[list[Path], Mapping[str, Any]]

@@ -9,8 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from core2d.app.errors import InputError
-from core2d.app.recipe import Recipe, check_between
-from gen3d.results.recipe import OptionalOutput
+from core2d.app.recipe import OptionalOutput, Recipe, check_between
 
 OF_THE_RUN = (
     "data", "output", "system", "steps", "minutes", "background", "downscale", "skip_missing", "refine_poses", "seed",

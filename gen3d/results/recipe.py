@@ -9,16 +9,8 @@ from typing import Annotated, Literal
 import tyro
 
 from core2d.app.errors import InputError
-from core2d.app.outputs import IMAGE_SUFFIXES, check_output
-from core2d.app.recipe import Recipe, check_between
-
-MESH_SUFFIXES = (".glb", ".obj", ".ply", ".stl")
-
-
-OptionalOutput = Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="PATH")]
-
-
-OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH")]
+from core2d.app.outputs import IMAGE_SUFFIXES, MESH_SUFFIXES, check_output
+from core2d.app.recipe import OptionalOutput, OptionalPath, Recipe, check_between
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from core2d.prior.backbone import Prior
+from core2d.prior.base import Prior
 from core2d.prior.cameras import Cameras
 from core2d.toybox import world
 from core2d.toybox.light import lit

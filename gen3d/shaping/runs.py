@@ -20,11 +20,9 @@ from core2d.app.recipe import Recipe
 from core2d.app.runs import read_part, read_run, recipe_of_run, start_run
 from core2d.training.checkpoints import newest_checkpoint, set_aside
 from core2d.training.loop import Task, TrainingRecipe, train
-from gen3d.dreamfusion.recipe import TextToMeshRecipe
 from gen3d.mesh import Build, TexturedMesh, build_mesh, load_mesh, save_mesh
-from gen3d.results.pictures import save_turntable, save_views, seen_from, sides
+from gen3d.mesh.pictures import save_turntable, save_views, seen_from, sides
 from gen3d.shaping.model import BOUND, Model
-from gen3d.zero123.image_to_3d.recipe import ImageTo3DRecipe
 
 FINEST_SHAPE = 0.03  # metres, about a pixel and a half of what a 64-pixel prior sees: what is smaller is noise
 RESULT = "result.json"  # in a run folder, once its mesh is written
@@ -34,7 +32,7 @@ COMMANDS = {"TextToMeshRecipe": "text-to-mesh", "ImageTo3DRecipe": "image-to-3d"
 Result = tuple[list[Path], Mapping[str, Any]]
 
 
-Shaping = TypeVar("Shaping", TextToMeshRecipe, ImageTo3DRecipe)
+Shaping = TypeVar("Shaping", bound=Recipe)  # of a command that shapes a field: text-to-mesh, image-to-3d
 
 
 def optimise(
@@ -152,18 +150,17 @@ def recipe_to_go_on(folder: Path, given: Shaping) -> Shaping:
     """
     kind, beside = type(given), folder if folder.name not in ("", "..") else folder.resolve()
     saved_recipe(folder, kind.__name__)
-    recipe = recipe_of_run(folder, kind)
+    recipe: Any = recipe_of_run(folder, kind)
     if recipe.output is None:
         raise InputError(f"{folder} does not say what its output is: start it anew")
-    asked: dict[str, Any] = {"turntable": given.turntable, "preview": given.preview}
-    asked = {name: value for name, value in asked.items() if value is not None}
+    asked = {name: getattr(given, name) for name in ("turntable", "preview") if getattr(given, name) is not None}
     if given.device != "auto":
         asked["device"] = given.device
     return replace(recipe, resume=None, json=given.json, output=beside.parent / recipe.output.name, **asked)
 
 
 def save_result(
-    recipe: TextToMeshRecipe | ImageTo3DRecipe,
+    recipe: Any,
     folder: Path,
     mesh: TexturedMesh,
     build: Build,
@@ -175,7 +172,7 @@ def save_result(
     """Write the mesh, what the run is remembered by, and the turntable and preview that were asked for.
 
     Args:
-        recipe: says where to.
+        recipe: of the command; its `output`, `preview` and `turntable` say where to.
         folder: the run.
         settings: what the mesh depends on, as JSON has it; `inputs` are hashes of what was loaded for it.
         started: `time.perf_counter()` when the work began.

@@ -36,7 +36,7 @@ from core2d.prior.schedule import NoiseSchedule
 from core2d.toybox import world
 from core2d.toybox.captions import background_phrase, object_phrase
 from core2d.training.loop import TrainingRecipe
-from gen3d.toybox.matting import FOLDER, MattingNet
+from gen3d.data.toybox_matting import FOLDER, MattingNet
 from gen3d.toybox.matting_task import MattingTask, matting_scores
 from gen3d.toybox.view_scores import cases, view_scores
 from gen3d.toybox.views import toybox_renders

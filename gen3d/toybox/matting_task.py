@@ -16,7 +16,7 @@ from core2d.bundled.world import picture_rows
 from core2d.toybox.dataset import Pictures
 from core2d.toybox.scene import Scene, still
 from core2d.training.loop import step_generator
-from gen3d.toybox.matting import MattingNet
+from gen3d.data.toybox_matting import MattingNet
 from gen3d.toybox.view_scores import mask_iou
 
 ZOOM = (0.6, 1.4)  # of the side of a picture that is shown

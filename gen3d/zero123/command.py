@@ -23,9 +23,9 @@ from core2d.media.videos import write_video
 from core2d.prior.cameras import degrees
 from core2d.toybox import world
 from gen3d.data.single_picture import Subject, on_background, read_subject
-from gen3d.toybox.likeness import ADVICE, KNOWN, likeness
-from gen3d.toybox.matting import FOLDER as MATTING
-from gen3d.toybox.matting import load_matting
+from gen3d.data.toybox_likeness import ADVICE, KNOWN, likeness
+from gen3d.data.toybox_matting import FOLDER as MATTING
+from gen3d.data.toybox_matting import load_matting
 from gen3d.zero123.formats.folders import borrowed
 from gen3d.zero123.model import USUAL_ELEVATION, Zero123
 from gen3d.zero123.pipeline import NovelViews, view_by

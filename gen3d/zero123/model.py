@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from core2d.app.devices import pick_device, pick_dtype
 from core2d.app.errors import InputError
 from core2d.app.registry import resolve
-from core2d.prior.backbone import LatentPrior
+from core2d.prior.base import LatentPrior
 from core2d.prior.condition import Condition, Inputs
 from gen3d.zero123.formats import Report, Zero123Parts, read_zero123
 

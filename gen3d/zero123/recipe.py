@@ -10,9 +10,8 @@ import tyro
 
 from core2d.app.errors import InputError
 from core2d.app.outputs import IMAGE_SUFFIXES, check_output
-from core2d.app.recipe import Output, Recipe, check_between
+from core2d.app.recipe import OptionalPath, Output, Recipe, check_between
 from core2d.app.registry import resolve
-from gen3d.results.recipe import OptionalPath
 
 Angles = Annotated[tuple[float, ...], tyro.conf.arg(metavar="FLOAT...")]
 ORBIT = 12  # views, where nothing else is asked for

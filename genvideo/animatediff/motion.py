@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from core2d.app.errors import InputError
 from core2d.app.registry import resolve
 from core2d.files.loading import load_model, quiet_libraries, read_json
-from core2d.prior.backbone import Backbone, LatentPrior
+from core2d.prior.backbone import Backbone
+from core2d.prior.base import LatentPrior
 from core2d.prior.condition import Condition, Inputs
 from core2d.prior.families import StableDiffusion
 from core2d.prior.rows import as_clips, as_rows

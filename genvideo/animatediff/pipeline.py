@@ -24,7 +24,8 @@ from torch import Tensor
 
 from core2d.adapters.lora import fuse
 from core2d.app.errors import InputError
-from core2d.prior.backbone import Backbone, rescale_contrast
+from core2d.prior.backbone import Backbone
+from core2d.prior.base import rescale_contrast
 from core2d.prior.condition import Condition
 from core2d.prior.sampling import check_steps, denoise, generators_for
 from core2d.prior.schedulers import make_scheduler

@@ -13,6 +13,7 @@ import tyro
 from core2d.app.errors import InputError
 from core2d.app.outputs import check_output
 from core2d.app.recipe import (
+    OptionalPath,
     Output,
     Prompts,
     Recipe,
@@ -25,7 +26,6 @@ from core2d.app.recipe import (
 from core2d.app.registry import resolve
 from core2d.media.videos import FASTEST_GIF, VIDEO_SUFFIXES, check_video_output
 
-OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH")]
 FASTEST, LONGEST = 240, 10_000  # frames a second, frames
 
 

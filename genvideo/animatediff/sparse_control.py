@@ -25,7 +25,7 @@ from core2d.app.outputs import atomic_path, write_json
 from core2d.files.loading import load_model, quiet_libraries, read_json, save_model
 from core2d.files.manifests import Comparison
 from core2d.files.tensors import read_tensors
-from core2d.prior.backbone import LatentPrior
+from core2d.prior.base import LatentPrior
 from core2d.prior.condition import Condition, Inputs
 from core2d.prior.rows import as_clips
 from genvideo.animatediff.formats import (

@@ -12,7 +12,7 @@ from core2d.app.program import main_guard
 from core2d.media.pictures import save_image
 from gen3d.data.single_picture import read_subject
 from gen3d.mesh import load_mesh, render_mesh, save_mesh
-from gen3d.results.pictures import around
+from gen3d.mesh.pictures import around
 from gen3d.zero123.image_to_3d.recipe import IMAGE_QUALITIES
 from gen3d.zero123.image_to_3d.task import image_to_3d
 from gen3d.zero123.model import Zero123

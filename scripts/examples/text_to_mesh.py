@@ -13,7 +13,7 @@ from core2d.media.pictures import save_image
 from gen3d.dreamfusion.pipeline import text_to_mesh
 from gen3d.dreamfusion.recipe import QUALITIES
 from gen3d.mesh import load_mesh, render_mesh, save_mesh
-from gen3d.results.pictures import around
+from gen3d.mesh.pictures import around
 
 
 def main(prompt: str = "a red mug", output: str = "mug.glb") -> None:

@@ -26,7 +26,8 @@ from core2d.app.devices import peak_memory_gb
 from core2d.app.errors import InputError
 from core2d.app.outputs import atomic_path, plain, write_json
 from core2d.media.pictures import image_grid, save_image, to_uint8
-from core2d.prior.backbone import Backbone, Prior
+from core2d.prior.backbone import Backbone
+from core2d.prior.base import Prior
 from core2d.toybox import captions, world
 from core2d.toybox.judge import load_picture_judge
 from core2d.toybox.sample import mesh_of as true_mesh

@@ -24,8 +24,8 @@ from torch import Tensor
 from core2d.files.loading import load_model
 from core2d.media.pictures import image_grid, save_image, to_uint8
 from core2d.toybox.judge import load_picture_judge
+from gen3d.data.toybox_matting import MattingNet
 from gen3d.mesh import check_mesh, load_mesh
-from gen3d.toybox.matting import MattingNet
 from gen3d.toybox.matting_task import matting_scores
 from gen3d.toybox.solid_scores import extruded, solid_scores
 from gen3d.toybox.view_scores import Case, cases, copied, left_out_cases, view_scores

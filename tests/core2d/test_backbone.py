@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from core2d.app.errors import InputError
-from core2d.prior.backbone import Backbone, rescale_contrast
+from core2d.prior.backbone import Backbone
+from core2d.prior.base import rescale_contrast
 from core2d.prior.camera_token import CameraToken, camera_features
 from core2d.prior.condition import Condition
 

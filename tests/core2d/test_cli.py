@@ -21,6 +21,8 @@ from core2d.__main__ import main
 from core2d.app import program as cli
 from core2d.app import recipe as recipes
 from core2d.app.errors import InputError
+from core2d.app.provenance import digest
+from core2d.media.pictures import read_image_text
 from core2d.systems.text_to_image.recipe import TextToImageRecipe
 
 BIN = Path(sys.executable).parent
@@ -297,6 +299,13 @@ def test_a_person_gets_lines(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit, match="2"):
         run_greet("--name", "nobody")
     assert capsys.readouterr().err.endswith("error: nobody is there\n")
+
+
+def test_pictures_say_which_model_drew_them(tiny_folder: Callable[[str], Path], tmp_path: Path):
+    words = ["text-to-image", "a red mug", "-o", str(tmp_path / "mug.png"), "--model", str(tiny_folder("sd1"))]
+    main([*words, "--steps", "1", "--num-images", "2"])
+    for path in (tmp_path / "mug.png", tmp_path / "mug" / "001.png"):
+        assert json.loads(read_image_text(path)["inputs"]) == {"model": digest(tiny_folder("sd1"))}
 
 
 def test_models_are_listed_with_size_and_card(

@@ -15,7 +15,8 @@ from core2d.guidance.base import loss_of, size_for
 from core2d.guidance.perp_neg import negative_weights, perpendicular
 from core2d.guidance.sds import Told
 from core2d.guidance.view_prompts import mix, view_weights, view_windows
-from core2d.prior.backbone import Backbone, Generators, Prior, rescale_contrast
+from core2d.prior.backbone import Backbone
+from core2d.prior.base import Generators, Prior, rescale_contrast
 from core2d.prior.camera_token import camera_features
 from core2d.prior.cameras import Cameras, orbit
 from core2d.prior.condition import Condition

@@ -15,7 +15,8 @@ from scipy.spatial import KDTree
 from torch import nn
 
 from core2d.guidance import PerpNegDistillation, ScoreDistillation, ScoreDistillationConfig
-from core2d.prior.backbone import Backbone, Prior
+from core2d.prior.backbone import Backbone
+from core2d.prior.base import Prior
 from core2d.prior.cameras import orbit
 from core2d.prior.oracle import OracleBackbone
 from core2d.toybox import world

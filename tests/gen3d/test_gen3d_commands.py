@@ -25,8 +25,8 @@ from gen3d.__main__ import main
 from gen3d.dreamfusion import pipeline as text_to_mesh
 from gen3d.dreamfusion.recipe import DreamFusionConfig, TextToMeshRecipe
 from gen3d.mesh import TexturedMesh, build_mesh, check_mesh, load_mesh, save_mesh
+from gen3d.mesh.pictures import REACH, around, in_view, picture
 from gen3d.nerf import command as nerf_run
-from gen3d.results.pictures import REACH, around, in_view, picture
 from gen3d.shaping import runs as shape_runs
 from gen3d.shaping.model import Model
 

@@ -29,11 +29,11 @@ from core2d.prior.cameras import orbit
 from core2d.toybox import world
 from core2d.toybox.judge import SIZE
 from gen3d.data.single_picture import on_background
+from gen3d.data.toybox_likeness import KNOWN, likeness
 from gen3d.mesh import build_mesh, check_mesh, load_mesh, save_mesh
-from gen3d.results.pictures import RADIUS, picture
+from gen3d.mesh.pictures import RADIUS, picture
 from gen3d.shaping import runs as shape_runs
 from gen3d.shaping.model import Model, as_pictures, look, regularisation
-from gen3d.toybox.likeness import KNOWN, likeness
 from gen3d.toybox.mesh_scores import chamfer, in_unit_box, surface_points
 from gen3d.toybox.solid_scores import extruded, inside, solid_scores, true_body, unseen_cameras, winding
 from gen3d.toybox.view_scores import cases

@@ -18,7 +18,7 @@ from core2d.media.pictures import save_image
 from core2d.toybox import world
 from core2d.toybox.dataset import Pictures
 from core2d.toybox.render import render
-from gen3d.toybox.matting import FOLDER, MattingNet, load_matting
+from gen3d.data.toybox_matting import FOLDER, MattingNet, load_matting
 from gen3d.toybox.matting_task import MattingTask, matting_scores, on_grounds, zoomed
 from gen3d.toybox.view_scores import mask_iou
 from gen3d.zero123.command import subject_of

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from core2d.app.errors import InputError
 from core2d.guidance import PerpNegDistillation, ScoreDistillation, ScoreDistillationConfig
-from core2d.prior.backbone import Backbone, Prior
+from core2d.prior.backbone import Backbone
+from core2d.prior.base import Prior
 from core2d.prior.cameras import Cameras, orbit
 from core2d.prior.condition import Condition, Inputs
 from core2d.prior.oracle import OracleBackbone

@@ -24,7 +24,8 @@ from torch import Tensor
 from core2d.app.errors import InputError
 from core2d.app.outputs import atomic_path, write_json
 from core2d.files.loading import save_model
-from core2d.prior.backbone import OURS, Backbone, Camera, Prior
+from core2d.prior.backbone import OURS, Backbone
+from core2d.prior.base import Camera, Prior
 from core2d.prior.camera_token import camera_features
 from core2d.prior.sampling import Guided, check_steps, denoise, generators_for
 from core2d.prior.schedulers import make_scheduler

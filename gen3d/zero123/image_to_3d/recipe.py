@@ -9,9 +9,8 @@ from typing import Annotated, Literal
 import tyro
 
 from core2d.app.errors import InputError
-from core2d.app.outputs import IMAGE_SUFFIXES, check_output
-from core2d.app.recipe import check_between
-from gen3d.results.recipe import MESH_SUFFIXES, OptionalOutput, OptionalPath
+from core2d.app.outputs import IMAGE_SUFFIXES, MESH_SUFFIXES, check_output
+from core2d.app.recipe import OptionalOutput, OptionalPath, check_between
 from gen3d.shaping.config import ShapingConfig
 from gen3d.zero123.recipe import NO_PICTURE, PictureRecipe
 

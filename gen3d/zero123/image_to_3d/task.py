@@ -30,7 +30,7 @@ from core2d.toybox import world
 from core2d.training.loop import step_generator, step_seed
 from gen3d.data.single_picture import on_background
 from gen3d.mesh import Build, TexturedMesh
-from gen3d.results.pictures import RADIUS
+from gen3d.mesh.pictures import RADIUS
 from gen3d.shaping.model import (
     BOUND,
     TIMES,

@@ -13,7 +13,7 @@ from core2d.app.devices import pick_device
 from core2d.app.errors import InputError
 from core2d.app.program import Outcome
 from gen3d.mesh import TexturedMesh, check_mesh, load_mesh, save_mesh
-from gen3d.results.pictures import in_view, save_turntable, save_views, seen_from
+from gen3d.mesh.pictures import in_view, save_turntable, save_views, seen_from
 from gen3d.results.recipe import ExportRecipe, MeshCheckRecipe, RenderRecipe
 
 Result = tuple[list[Path], Mapping[str, Any]]
