@@ -216,7 +216,12 @@ def _opened(path: str | Path, formats: tuple[str, ...]) -> Iterator[Image.Image]
         if is_pointer(path):
             said = f"{path} is a Git LFS pointer: fetch the file itself with `git lfs pull`"
             raise UnreadablePicture("a Git LFS pointer", said)
-        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=formats) as image:
+        # As a file, not by its name: of that Pillow maps a plain grey or RGBA TIFF at the wrong width if it is turned.
+        with (
+            warnings.catch_warnings(action="ignore"),
+            Path(path).open("rb") as file,
+            Image.open(file, formats=formats) as image,
+        ):
             if image.width * image.height > LARGEST_PICTURE:
                 large = f"{path} has {image.width} x {image.height} pixels: more than 64 million"
                 raise InputError(f"{large}, make it smaller")

@@ -260,6 +260,22 @@ def test_orientation(tmp_path: Path, suffix: str, orientation: int):
     assert header.kind == {".png": "PNG", ".tif": "TIFF", ".webp": "WEBP"}[suffix]
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["grey", "grey of 16 bits", "with transparency"])
+def test_a_plain_tiff_is_turned_as_a_png_is(tmp_path: Path, kind: str, orientation: int):
+    """Of kinds whose pixels Pillow maps from the file, where it takes the width of the turned picture."""
+    stored = {"grey": noise(4, 6, 1)[..., 0], "with transparency": noise(4, 6, 4)}.get(kind)
+    picture = Image.fromarray(noise(4, 6, 1)[..., 0].astype(np.uint16) * 257 if stored is None else stored)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for suffix in (".png", ".tif"):
+        picture.save(tmp_path / f"a{suffix}", exif=exif)
+    for upright in (True, False):
+        expected = media.read_image(tmp_path / "a.png", upright=upright)
+        assert expected.shape[:2] == ((6, 4) if upright and orientation >= 5 else (4, 6))
+        np.testing.assert_array_equal(media.read_image(tmp_path / "a.tif", upright=upright), expected)
+
+
 def test_a_damaged_exif_does_not_make_a_picture_unreadable(tmp_path: Path):
     Image.fromarray(noise(4, 6, 3)).save(tmp_path / "a.png", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
     np.testing.assert_array_equal(media.read_image(tmp_path / "a.png"), noise(4, 6, 3))
