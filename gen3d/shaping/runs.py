@@ -129,8 +129,7 @@ def saved_recipe(folder: Path, *names: str) -> dict[str, Any]:
     Raises:
         InputError: not such a run.
     """
-    manifest, names = read_run(folder), names or tuple(COMMANDS)
-    saved = manifest.get("recipe") if isinstance(manifest, dict) else None
+    saved, names = read_run(folder).get("recipe"), names or tuple(COMMANDS)
     if not isinstance(saved, dict) or saved.get("name") not in names:
         raise InputError(f"{folder} is not a run of gen3d {' or '.join(COMMANDS[name] for name in names)}")
     return saved

@@ -323,7 +323,7 @@ BAD_WORDS = [
     (["--resume", "folder"], "not a run folder"),
     (["--resume", "nothing.run"], "not a run folder"),
     (["--resume", "other.run"], "other.run is not a run of gen3d text-to-mesh"),
-    (["--resume", "odd.run"], "odd.run is not a run of gen3d text-to-mesh"),
+    (["--resume", "odd.run"], "odd.run is not a run folder: run.json does not hold an object"),
     (["--resume", "old.run"], "another version"),
     (["--resume", "wrong.run"], "another version, or its run.json is damaged"),
     (["--resume", "cut.run"], "not a run folder"),
