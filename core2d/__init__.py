@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from core2d.prior.schedule import NoiseSchedule as NoiseSchedule
     from core2d.prior.schedule import Prediction as Prediction
     from core2d.systems.text_to_image.pipeline import TextToImage as TextToImage
-    from core2d.training.loop import TrainingRecipe as TrainingRecipe
     from core2d.training.loop import train as train
+    from core2d.training.recipe import TrainingRecipe as TrainingRecipe
 
 __version__ = "0.1.0"
 
@@ -43,7 +43,7 @@ _HOME = {
     "ScoreDistillation": "core2d.guidance.sds",
     "ScoreDistillationConfig": "core2d.guidance.sds",
     "TextToImage": "core2d.systems.text_to_image.pipeline",
-    "TrainingRecipe": "core2d.training.loop",
+    "TrainingRecipe": "core2d.training.recipe",
     "degrees": "core2d.prior.cameras",
     "orbit": "core2d.prior.cameras",
     "train": "core2d.training.loop",

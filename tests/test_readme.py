@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-COMMANDS = sorted(set(re.findall(r"`?((?:core2d|gen3d|genvideo) [a-z][a-z0-9-]*(?: check| sheet)?)", README)))
+PROSE = re.sub(r"```python\n.*?```", "", README, flags=re.DOTALL)
+COMMANDS = sorted(set(re.findall(r"((?:core2d|gen3d|genvideo) [a-z][a-z0-9-]*(?: check| sheet)?)", PROSE)))
 SHORTER = """
 from dataclasses import replace
 from gen3d.dreamfusion import recipe

@@ -159,8 +159,11 @@ def main_guard() -> Iterator[None]:
         yield
     except InputError as error:
         fail(str(error))
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
+    except KeyboardInterrupt as stop:
+        said = (
+            f": {stop}; go on with --resume" if stop.args else ""
+        )  # the loop says at which step, and where it is saved
+        sys.stderr.write(f"interrupted{said}\n")
         raise SystemExit(130) from None
     except Exception as error:
         if not is_disk_full(error):

@@ -75,18 +75,28 @@ ten words as toybox-sd would be told them, and where the camera stands; that cam
 the camera token of toybox-sd. It learned that by itself first (4,000 steps of 256 pictures, against the captions and
 cameras of the renders), then with the UNet. The autoencoder of toybox-sd and the image tower of toybox-clip are
 borrowed, as `borrowed.json` says.
-It learned from objects on white, eight random sides of each; the classes in `gen3d/toybox_views.py` were left out. A
+It learned from objects on white, eight random sides of each; the classes in `gen3d/toybox/views.py` were left out. A
 picture counts below as one side of an object.
+""",
+    ),
+    "toybox-vae": (
+        "Autoencoder for the next prior of Toybox: 128 pixels, 8x8 latents of 16 channels",
+        """\
+An AutoencoderKL whose latents are 16 times smaller than its pictures, for the version of toybox-sd that comes next.
+Nothing stands on it yet. It began with the weights of the autoencoder of toybox-sd where layers fit (a level was added
+at the pixels, channels after the known four), and is a first trial: `scripts/measure/autoencoder_trials.py f16c16
+--go-on` trains it further. `read_both` is the share of stills whose reconstruction, at 64 pixels, the judge reads
+rightly by class and colour (of the true pictures `true_both`), `psnr_as_seen` the PSNR at those 64 pixels.
 """,
     ),
     "toybox-matting": (
         "Matting net of Toybox: where the subject of a picture is",
         """\
-A small U-Net (`gen3d/toybox_matting.py`) that maps a picture to the opacity of its subject, at 64 pixels of the longer
-side. `gen3d novel-views` and `gen3d image-to-3d` ask it with toybox-zero123, where a picture has neither transparency
-nor a plain background. It learned from the pictures of the generators, flipped, zoomed, blurred, dimmed and grainy. The
-scores are of subjects on grounds: intersection over union, the share of pictures in which that is above 0.9, and the
-mean error of opacity. Of photographs it knows nothing.
+A small U-Net (`gen3d/data/toybox_matting.py`) that maps a picture to the opacity of its subject, at 64 pixels of the
+longer side. `gen3d novel-views` and `gen3d image-to-3d` ask it with toybox-zero123, where a picture has neither
+transparency nor a plain background. It learned from the pictures of the generators, flipped, zoomed, blurred, dimmed
+and grainy. The scores are of subjects on grounds: intersection over union, the share of pictures in which that is above
+0.9, and the mean error of opacity. Of photographs it knows nothing.
 """,
     ),
     "toybox-motion": (

@@ -174,4 +174,7 @@ class ScoreDistillation:
         abar = alpha_squared / (alpha_squared + sigma_squared)  # the sum is 1 but for flow matching
         if self.config.weighting == "uniform":
             return torch.ones_like(abar)
-        return 1 - abar if self.config.weighting == "sds" else abar.sqrt() * (1 - abar)
+        if self.config.weighting == "fantasia3d":
+            return abar.sqrt() * (1 - abar)
+        assert self.config.weighting == "sds", f"the weighting {self.config.weighting!r} has no formula here"
+        return 1 - abar

@@ -10,6 +10,8 @@ from pathlib import Path
 from gen3d.data.nerfstudio import SPLITS, frames_of, read_json
 from gen3d.data.pictures import Description, Split
 
+DESCRIBED_IN = ("transforms_*.json",)  # beside the pictures, in the folder of a scene
+
 
 def is_here(folder: Path) -> bool:
     """Whether a folder has this format."""

@@ -21,6 +21,10 @@ from gen3d.data.files import PictureFinder, read_text, refuse_pointer
 from gen3d.data.lenses import Lens
 from gen3d.data.pictures import Description, Frame
 
+DESCRIBED_IN = tuple(
+    f"{place}{part}.*" for place in ("", "sparse/", "sparse/*/") for part in ("cameras", "images", "points3D")
+)  # beside the pictures, in the folder of a scene
+
 # by number: name and how many parameters
 MODELS = {
     0: ("SIMPLE_PINHOLE", 3),

@@ -18,6 +18,8 @@ from gen3d.data.files import refuse_pointer
 from gen3d.data.lenses import Lens
 from gen3d.data.pictures import Description, Frame
 
+DESCRIBED_IN = ("poses_bounds.npy",)  # beside the pictures, in the folder of a scene
+
 NAME = "poses_bounds.npy"
 
 

@@ -20,6 +20,8 @@ from gen3d.data.files import PictureFinder, read_text
 from gen3d.data.lenses import Lens, Model
 from gen3d.data.pictures import Description, Frame, Split
 
+DESCRIBED_IN = ("transforms.json",)  # beside the pictures, in the folder of a scene
+
 NAME = "transforms.json"
 PINHOLES = ("PINHOLE", "SIMPLE_PINHOLE")
 BENT = ("OPENCV", "RADIAL", "SIMPLE_RADIAL")

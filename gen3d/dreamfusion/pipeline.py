@@ -24,7 +24,7 @@ from core2d.toybox import world
 from core2d.toybox.captions import background_phrase
 from gen3d.dreamfusion.memory import memory_needed
 from gen3d.dreamfusion.recipe import QUALITIES, DreamFusionConfig, TextToMeshRecipe
-from gen3d.dreamfusion.task import DreamFusionTask
+from gen3d.dreamfusion.task import Distill, DreamFusionTask
 from gen3d.mesh import Build, TexturedMesh
 from gen3d.mesh.pictures import around as around
 from gen3d.mesh.pictures import picture as picture
@@ -42,6 +42,7 @@ def text_to_mesh(
     views: str = "auto",
     seed: int = 0,
     resume: bool = False,
+    distill: Distill | None = None,
 ) -> tuple[TexturedMesh, Build]:
     """Optimise a field for a prompt and make a mesh of it.
 
@@ -52,12 +53,13 @@ def text_to_mesh(
         config: how; `QUALITIES` has three.
         views: "auto" uses the prior's camera token where it has one, "words" describes the view.
         seed: decides everything that is random.
+        distill: another guidance, made of prior, settings and seed; see `DreamFusionTask`.
 
     Raises:
         InputError: the field stayed empty or diverged, or the prompt is too long for the prior.
     """
     config = config or QUALITIES["normal"]
-    task = DreamFusionTask(Model(seed), prior, prompt, config, views, seed)
+    task = DreamFusionTask(Model(seed), prior, prompt, config, views, seed, distill)
     return mesh_of(optimise(task, training_recipe(config, seed), run, resume, repr(prompt), prior.device))
 
 

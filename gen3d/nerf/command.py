@@ -37,7 +37,7 @@ from gen3d.data.photographs import Photographs
 from gen3d.data.pictures import Split
 from gen3d.data.placement import Placement
 from gen3d.data.placing import place
-from gen3d.data.scene import CapturedScene, CapturedView, load_scene
+from gen3d.data.scene import READERS, CapturedScene, CapturedView, load_scene
 from gen3d.nerf.recipe import VANILLA_ON_A_CPU, EvalRecipe, FastConfig, NerfRecipe, VanillaConfig
 from gen3d.nerf.task import (
     BACKGROUNDS,
@@ -58,14 +58,6 @@ Result = tuple[list[Path], Mapping[str, Any]]
 
 PLACEMENT, METRICS, STRIP = "placement.json", "metrics.json", "views.png"  # in a run folder
 STRIP_VIEWS, STRIP_WIDTH = 4, 200  # held-out views beside their photographs, and their width in pixels
-COLMAP = ("cameras", "images", "points3D")
-# In the folder of a scene, by its format: what describes it beside its pictures.
-DESCRIBED_IN = {
-    "blender": ("transforms_*.json",),
-    "nerfstudio": ("transforms.json",),
-    "colmap": tuple(f"{place}{part}.*" for place in ("", "sparse/", "sparse/*/") for part in COLMAP),
-    "llff": ("poses_bounds.npy",),
-}
 POOR = 18.0  # dB on the training views: no scene that was understood is worse
 
 
@@ -222,7 +214,9 @@ def start_anew(folder: Path, recipe: NerfRecipe, placement: Placement, inputs: M
 
 def inputs_of(scene: CapturedScene) -> dict[str, str]:
     """Hashes of all that a scene is read from, by their names in its folder."""
-    files = [file for pattern in DESCRIBED_IN[scene.kind] for file in scene.folder.glob(pattern) if file.is_file()]
+    files = [
+        file for pattern in READERS[scene.kind].DESCRIBED_IN for file in scene.folder.glob(pattern) if file.is_file()
+    ]
     files += [file for view in scene.views for file in (view.path, view.mask) if file is not None]
     return digests({Path(os.path.relpath(file, scene.folder)).as_posix(): file for file in sorted(set(files))})
 

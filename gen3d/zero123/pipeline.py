@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from core2d.prior.condition import Adapter
 from core2d.prior.sampling import Guided, check_steps, denoise, generators_for
 from core2d.prior.schedulers import STABLE_DIFFUSION_SETTINGS, make_scheduler
 from core2d.systems.text_to_image.pipeline import LARGEST_BATCH, POSITIONS_AT_ONCE
@@ -63,6 +64,10 @@ class NovelViews:
         """As `Zero123.load`."""
         return cls(Zero123.load(name_or_path, device, dtype))
 
+    def with_adapters(self, *adapters: Adapter) -> NovelViews:
+        """The same pipeline with adapters on its model (`core2d.prior.condition`); this one stays as it is."""
+        return NovelViews(self.model.with_adapters(*adapters), self.scheduler)
+
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write the model as a folder that `from_pretrained` opens; weights in `dtype` if one is given."""
         write_zero123(Path(folder), self.model.parts, "diffusers", dtype)
@@ -79,6 +84,7 @@ class NovelViews:
         generator: torch.Generator | list[torch.Generator] | None = None,
         seed: int | None = None,
         scheduler: SchedulerMixin | str | None = None,
+        telling: Mapping[str, Tensor] | None = None,
         batch_size: int | None = None,
         callback_on_step_end: StepCallback | None = None,
         return_dict: bool = True,
@@ -93,6 +99,7 @@ class NovelViews:
             generator: one for each view.
             seed: instead of generators: view i starts from seed + i, whatever is drawn beside it.
             scheduler: another one for this call, by name or made.
+            telling: what adapters are told, by name: (n, ...), or (1, ...) for all views alike (`with_adapters`).
             batch_size: views at once; it does not change results.
             callback_on_step_end: called as (pipeline, step, timestep, {"latents": ...}) in each step of each batch; may
                 return a dict with other latents.
@@ -114,6 +121,10 @@ class NovelViews:
             step = make_scheduler(self.scheduler_config, scheduler or self.scheduler)
             step.set_timesteps(num_inference_steps, device=self.model.device)
             condition = self.model.condition(reference[rows], views[rows])
+            if telling:
+                condition = condition.telling(
+                    **{n: part if len(part) == 1 else part[rows] for n, part in telling.items()}
+                )
             unconditional = nothing(condition) if guidance_scale > 1 else None
             guide = Guided(self.model, condition, unconditional, guidance_scale)
             latents = denoise(guide, noise[rows] * step.init_noise_sigma, step, generators[rows], on_step)

@@ -10,6 +10,7 @@ are given, and a clip to start from.
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -26,7 +27,7 @@ from core2d.adapters.lora import fuse
 from core2d.app.errors import InputError
 from core2d.prior.backbone import Backbone
 from core2d.prior.base import rescale_contrast
-from core2d.prior.condition import Condition
+from core2d.prior.condition import Adapter, Condition
 from core2d.prior.sampling import check_steps, denoise, generators_for
 from core2d.prior.schedulers import make_scheduler
 from core2d.systems.text_to_image.pipeline import TextToImage
@@ -161,6 +162,7 @@ class AnimateDiff:
         height: int | None = None,
         width: int | None = None,
         latents: Tensor | None = None,
+        telling: Mapping[str, Tensor] | None = None,
         given: Mapping[int, Tensor] | None = None,
         control_scale: float = 1.0,
         video: Tensor | None = None,
@@ -180,6 +182,8 @@ class AnimateDiff:
             guidance_scale: uncond + scale (cond - uncond); 1 and less switch guidance off.
             generator: one for each clip, or a seed: clip i starts from seed + i, whatever else is drawn with it.
             latents: (n, c, f, h, w) standard normal noise to start from.
+            telling: what adapters are told, by name (`with_adapters`): (1, ...) for all clips, (n, ...) for each clip,
+                or (n f, ...) for each frame, those of one clip side by side.
             given: pictures (3, H, W) in [0, 1] by the frame that they are to be; -1 is the last.
             control_scale: of what a SparseCtrl encoder adds.
             video: (f, 3, H, W) in [0, 1], to be drawn anew; its frames and size count.
@@ -211,10 +215,12 @@ class AnimateDiff:
         pictures = self._pictures(given or {}, shape)
         known = self._known({} if self.control else pictures, shape)
         prior, condition = self.prior, self.prior.encode_text(prompts)
+        if telling:
+            condition = self._telling(condition, num_frames, telling)
         if self.control and pictures:
             prior = prior.with_adapters(replace(self.control, scale=control_scale))
             frames = self.control.told(prior, pictures, shape).repeat(len(prompts), 1, 1, 1)  # (n f, c + 1, H, W)
-            condition = condition.repeat_interleave(num_frames).telling(**{GIVEN_FRAMES: frames})
+            condition = condition.of_frames(len(prompts), num_frames).telling(**{GIVEN_FRAMES: frames})
         step = make_scheduler(self.prior.scheduler_config, scheduler or self.scheduler)
         step.set_timesteps(num_inference_steps, device=self.prior.device)
         begin, start = 0, noise * getattr(step, "init_noise_sigma", 1.0)
@@ -227,6 +233,28 @@ class AnimateDiff:
         drawn = known.put_into(denoise(guide, start, step, generators, on_step, begin))
         frames = drawn if output_type == "latent" else prior.decode_clips(drawn, decode_chunk_size).transpose(1, 2)
         return AnimateDiffOutput(frames) if return_dict else (frames,)  # pyright: ignore[reportReturnType]
+
+    def with_adapters(self, *adapters: Adapter) -> AnimateDiff:
+        """The same pipeline with adapters on its prior (`core2d.prior.condition`); this one stays as it is.
+
+        Adapters of the 2D prior see the frames of clips side by side, as pictures.
+        """
+        other = copy.copy(self)
+        other.prior = self.prior.with_adapters(*adapters)
+        return other
+
+    def _telling(self, condition: Condition, frames: int, telling: Mapping[str, Tensor]) -> Condition:
+        """A condition of n clips that adapters are told more of; a row for each frame, if any is told so."""
+        clips, rows = len(condition), {len(part) for part in telling.values()}
+        if not rows <= {1, clips, clips * frames}:
+            raise InputError(
+                f"adapters are told of {max(rows)} rows: give 1, {clips} for clips or {clips * frames} for frames"
+            )
+        if rows <= {1, clips}:
+            return condition.telling(**telling)
+        each = {name: part if len(part) != clips else part.repeat_interleave(frames, dim=0)
+                for name, part in telling.items()}  # fmt: skip
+        return condition.of_frames(clips, frames).telling(**each)
 
     def initial_noise(self, shape: tuple[int, ...], generators: list[torch.Generator]) -> Tensor:
         """Standard normal noise (n, c, f, h, w) to start from, one generator for each clip."""

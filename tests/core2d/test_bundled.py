@@ -299,7 +299,9 @@ class FakeTraining:
         step = self.steps[self.calls]
         checkpoint = folder / "checkpoints" / f"step-{step:06d}"
         checkpoint.mkdir(parents=True, exist_ok=True)
-        (checkpoint / "state.json").write_text(json.dumps({"step": step, "seconds": 36.0 * step, "files": {}}))
+        (checkpoint / "model.safetensors").touch()
+        facts = {"step": step, "seconds": 36.0 * step, "recipe": {}, "files": {"model.safetensors": 0}}
+        (checkpoint / "state.json").write_text(json.dumps(facts))
         next(task.model.parameters()).data.fill_(self.calls)
         return TrainingResult(task.model.state_dict(), step, True, 36.0 * step)
 
@@ -369,7 +371,8 @@ def test_a_training_that_was_stopped_before_its_diary_counts_in_the_next_call(
 
 
 def test_every_stage_writes_to_a_folder_that_has_a_card() -> None:
-    assert {stage.folder for stage in EVERY} == set(ABOUT)
+    trials = {"toybox-vae"}  # of scripts/measure/autoencoder_trials.py: nothing stands on it yet
+    assert {stage.folder for stage in EVERY} | trials == set(ABOUT)
     assert list(stages.STAGES) == ["vae", "clip", "judge", "prior", "motion-judge"]  # each finds what it needs
 
 

@@ -311,7 +311,7 @@ def test_a_run_is_rendered_as_it_was_shown(
 def test_the_script_without_a_picture_says_how(tmp_path: Path) -> None:
     script = Path(__file__).parents[2] / "scripts" / "examples" / "image_to_3d.py"
     done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and "no picture: python scripts/image_to_3d.py PICTURE" in done.stderr
+    assert done.returncode == 2 and "no picture: python scripts/examples/image_to_3d.py PICTURE" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -17,7 +17,7 @@ from core2d.guidance import PerpNegDistillation, ScoreDistillation, ScoreDistill
 from core2d.prior.backbone import Backbone
 from core2d.prior.base import Prior
 from core2d.prior.cameras import Cameras, orbit
-from core2d.prior.condition import Condition, Inputs
+from core2d.prior.condition import Adapter, Condition, Inputs
 from core2d.prior.oracle import OracleBackbone
 from core2d.systems.text_to_image.pipeline import TextToImage
 from genvideo.animatediff.motion import MotionBackbone
@@ -55,24 +55,14 @@ class ToyControlNet(nn.Module):
         return inputs.with_residuals(tuple(skips), middle)
 
 
-class Shown:
-    """A prior that is told of a map with every prompt, as a system would tell it."""
-
-    def __call__(self, prompts: list[str]) -> Condition:
-        return self.encode(prompts).telling(toy=MAP)
-
-    def __init__(self, prior: Any, patch: pytest.MonkeyPatch) -> None:
-        self.encode = prior.encode_text
-        patch.setattr(prior, "encode_text", self)
+def picture(prior: Backbone, *adapters: Adapter, **told: Any) -> Tensor:
+    pipeline = TextToImage(prior).with_adapters(*adapters)
+    return pipeline("a red mug", seed=1, num_inference_steps=3, output_type="pt", **told).images
 
 
-def picture(prior: Backbone) -> Tensor:
-    return TextToImage(prior)("a red mug", seed=1, num_inference_steps=3, output_type="pt").images
-
-
-def clip(prior: Backbone, motion: MotionAdapter) -> Tensor:
-    lifted = MotionBackbone(prior, motion)
-    return AnimateDiff(lifted)("a red mug", seed=1, num_frames=5, window=4, num_inference_steps=3).frames
+def clip(prior: Backbone, motion: MotionAdapter, *adapters: Adapter, **told: Any) -> Tensor:
+    pipeline = AnimateDiff(MotionBackbone(prior, motion)).with_adapters(*adapters)
+    return pipeline("a red mug", seed=1, num_frames=5, window=4, num_inference_steps=3, **told).frames
 
 
 def gradient(prior: Prior, kind: type[ScoreDistillation] = ScoreDistillation, **told: Any) -> Tensor:
@@ -84,10 +74,11 @@ def gradient(prior: Prior, kind: type[ScoreDistillation] = ScoreDistillation, **
 
 @pytest.mark.parametrize("weight", [0.5, 0.0])
 def test_one_control_net_is_heard_everywhere_and_at_zero_by_none(
-    flat: Backbone, motion: MotionAdapter, weight: float, monkeypatch: pytest.MonkeyPatch
+    flat: Backbone, motion: MotionAdapter, weight: float
 ) -> None:
     before = picture(flat), clip(flat, motion), gradient(flat), gradient(flat, PerpNegDistillation)
-    controlled = flat.with_adapters(ToyControlNet(flat.family.denoiser, weight))
+    control = ToyControlNet(flat.family.denoiser, weight)
+    controlled = flat.with_adapters(control)
     assert flat.adapters == () and len(controlled.adapters) == 1
 
     def tell(condition: Condition, images: Tensor, cameras: Cameras | None) -> Condition:
@@ -96,13 +87,15 @@ def test_one_control_net_is_heard_everywhere_and_at_zero_by_none(
         return condition.telling(toy=MAP)
 
     distilled = gradient(controlled, tell=tell), gradient(controlled, PerpNegDistillation, tell=tell)
-    Shown(controlled, monkeypatch)
-    monkeypatch.setattr(MotionBackbone, "encode_text", lambda self, prompts: controlled.encode_text(prompts))
-    after = picture(controlled), clip(controlled, motion), *distilled
+    shown = {"telling": {"toy": MAP}}
+    after = picture(flat, control, **shown), clip(flat, motion, control, **shown), *distilled
     for name, one, other in zip(("picture", "clip", "gradient", "perp-neg"), before, after, strict=True):
         changed = (one - other).abs().max().item()
         assert changed > 1e-4 if weight else torch.equal(one, other), name
-    monkeypatch.undo()
+    inherited = clip(controlled, motion, **shown)  # a lifted prior keeps the adapters of the flat one
+    assert torch.equal(inherited, after[1])
+    each_frame = clip(flat, motion, control, telling={"toy": MAP.expand(5, -1, -1, -1)})
+    assert torch.equal(each_frame, after[1])
     assert torch.equal(picture(flat), before[0])  # the prior that was adapted is as it was
 
 
@@ -168,5 +161,7 @@ def test_what_cannot_be_adapted_says_so(tiny_folder: Callable[..., Path], flat: 
     adapted = pixart.with_adapters(ToyControlNet(flat.family.denoiser, 0.5))
     with pytest.raises(InputError, match="PixArt is a transformer"):
         adapted.network(torch.zeros(1, 4, 8, 8), 5, pixart.encode_text(["a mug"]).telling(toy=MAP))
+    with pytest.raises(InputError, match="told of 2 images where 1 are drawn"):
+        picture(flat, telling={"toy": MAP.expand(2, -1, -1, -1)})
     with pytest.raises(ValueError, match="differ in what they are told: toy"):
         Condition.cat([flat.encode_text(["a mug"]), flat.encode_text(["a mug"]).telling(toy=MAP)])

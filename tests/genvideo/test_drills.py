@@ -88,8 +88,9 @@ def test_what_goes_on_after_its_drill_is_not_drilled_again(
 ) -> None:
     """Nor is it asked what it hears: the weights that it starts from are not those that it goes on with."""
     for name, steps in ((DRILL, 40), (RUN, 7)):
-        facts: dict[str, object] = {"step": steps, "seconds": 2.0 * steps}
-        write_checkpoint(tmp_path / name / "checkpoints", steps, {}, facts)
+        facts: dict[str, object] = {"step": steps, "seconds": 2.0 * steps, "recipe": {}}
+        weights = {"model": {"weight": torch.zeros(1)}}
+        write_checkpoint(tmp_path / name / "checkpoints", steps, weights, facts)
     monkeypatch.setattr(bundled, "told_apart", None)
     monkeypatch.setattr(bundled, "run_training", None)
     setup, motions = TrainingSetup(tmp_path, tmp_path), ["growing"] * 6

@@ -7,7 +7,7 @@ views (the camera token), one generator for each sample, and batches that fit in
     image = pipeline("a red mug", seed=0).images[0]
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from core2d.files.loading import save_model
 from core2d.prior.backbone import OURS, Backbone
 from core2d.prior.base import Camera, Prior
 from core2d.prior.camera_token import camera_features
+from core2d.prior.condition import Adapter
 from core2d.prior.sampling import Guided, check_steps, denoise, generators_for
 from core2d.prior.schedulers import make_scheduler
 
@@ -72,6 +73,10 @@ class TextToImage:
         """Load a model as `Backbone.load` does, with the scheduler of its folder."""
         return cls(Backbone.load(name_or_folder, device, dtype))
 
+    def with_adapters(self, *adapters: Adapter) -> "TextToImage":
+        """The same pipeline with adapters on its prior (`core2d.prior.condition`); this one stays as it is."""
+        return TextToImage(self.backbone.with_adapters(*adapters), self.scheduler)
+
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write an ordinary diffusers folder, which stock pipelines open too; weights in `dtype` if one is
         given.
@@ -108,6 +113,7 @@ class TextToImage:
         generator: torch.Generator | list[torch.Generator] | None = None,
         seed: int | None = None,
         camera: Camera | None = None,
+        telling: Mapping[str, Tensor] | None = None,
         scheduler: SchedulerMixin | str | None = None,
         height: int | None = None,
         width: int | None = None,
@@ -128,6 +134,7 @@ class TextToImage:
                 with it.
             camera: one view, or n (`core2d.prior.cameras.Cameras` or (n, 5) features), where the model has a camera
                 token.
+            telling: what adapters are told, by name: (n, ...), or (1, ...) for all alike (`with_adapters`).
             scheduler: another one for this call, by name or made.
             height, width: in pixels, multiples of the autoencoder's factor; those of training by default.
             latents: (n, c, h, w) standard normal noise to start from.
@@ -164,6 +171,11 @@ class TextToImage:
             if len(view) not in (1, count):
                 raise InputError(f"{len(view)} cameras for {count} images: give one, or one for each")
             condition = condition.seen_from(view)
+
+        if telling:
+            condition = condition.telling(**telling)
+            if len(condition) != count:
+                raise InputError(f"adapters are told of {len(condition)} images where {count} are drawn")
 
         positions = shape[2] * shape[3]
         at_once = batch_size or max(1, min(LARGEST_BATCH, POSITIONS_AT_ONCE // positions))
