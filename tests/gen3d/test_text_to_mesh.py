@@ -664,8 +664,8 @@ def test_two_with_one_output_are_never_mixed(tmp_path: Path, model: str) -> None
     refusals = [line for _, errors in said.values() for line in errors.splitlines() if line.startswith("error: ")]
     assert len(refusals) == sum(map(sum, pairs)) // 2
     numbers = "|".join(str(process.pid) for process in rivals.values())
-    for line in refusals:
-        assert re.fullmatch(rf"error: \d/mug\.run is in use by process ({numbers}): wait, or name another output", line)
+    refusal = rf"error: \d+/mug\.run is in use by process ({numbers}): wait, or name another output"
+    assert all(re.fullmatch(refusal, line) for line in refusals), refusals
     meshes: dict[str, set[bytes]] = {name: set() for name in prompts}
     for turn in range(TURNS):
         folder = tmp_path / str(turn)
