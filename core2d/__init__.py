@@ -3,6 +3,7 @@
 Names are imported when they are first used, so `import core2d` costs nothing.
 """
 
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -50,13 +51,24 @@ _HOME = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'core2d' has no attribute {name!r}")
-    value = getattr(import_module(_HOME[name]), name)
-    globals()[name] = value  # the next look-up does not come here
-    return value
+def lazy_names(
+    home: Mapping[str, str], package: dict[str, Any]
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """The `__getattr__` and `__dir__` of a package whose names are imported when they are first used.
+
+    Args:
+        home: the module in which each public name stands.
+        package: `globals()` of the package, where a name is kept once it was used.
+    """
+
+    def find(name: str) -> Any:
+        if name not in home:
+            raise AttributeError(f"module {package['__name__']!r} has no attribute {name!r}")
+        value = getattr(import_module(home[name]), name)
+        package[name] = value  # the next look-up does not come here
+        return value
+
+    return find, lambda: sorted({*package, *home})
 
 
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+__getattr__, __dir__ = lazy_names(_HOME, globals())

@@ -3,8 +3,10 @@
 Names are imported when they are first used, so `import gen3d` costs nothing.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from core2d import __version__ as __version__
+from core2d import lazy_names
 
 if TYPE_CHECKING:
     from gen3d.data.scene import load_scene as load_scene
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
     from gen3d.zero123.pipeline import orbit_views as orbit_views
     from gen3d.zero123.pipeline import view_by as view_by
 
-from core2d import __version__ as __version__
 
 _HOME = {
     "DreamFusionConfig": "gen3d.dreamfusion.recipe",
@@ -49,14 +50,4 @@ _HOME = {
     "view_by": "gen3d.zero123.pipeline",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'gen3d' has no attribute {name!r}")
-    value = getattr(import_module(_HOME[name]), name)
-    globals()[name] = value  # the next look-up does not come here
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+__getattr__, __dir__ = lazy_names(_HOME, globals())

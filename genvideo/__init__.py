@@ -3,8 +3,10 @@
 Names are imported when they are first used, so `import genvideo` costs nothing.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from core2d import __version__ as __version__
+from core2d import lazy_names
 
 if TYPE_CHECKING:
     from core2d.media.videos import read_video as read_video
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
     from genvideo.animatediff.sparse_control import read_sparse_control as read_sparse_control
     from genvideo.animatediff.task import MotionTask as MotionTask
 
-from core2d import __version__ as __version__
 
 _HOME = {
     "AnimateDiff": "genvideo.animatediff.pipeline",
@@ -33,14 +34,4 @@ _HOME = {
     "write_video": "core2d.media.videos",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'genvideo' has no attribute {name!r}")
-    value = getattr(import_module(_HOME[name]), name)
-    globals()[name] = value  # the next look-up does not come here
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+__getattr__, __dir__ = lazy_names(_HOME, globals())
