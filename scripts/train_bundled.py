@@ -1,7 +1,8 @@
 """Train the bundled models: all stages in order, or those that are named.
 
     python scripts/train_bundled.py --list
-    python scripts/train_bundled.py vae clip judge prior motion-judge zero123 matting frame-judge video-vae motion
+    python scripts/train_bundled.py vae clip judge prior motion-judge vae-128 prior-128
+    python scripts/train_bundled.py zero123 matting frame-judge video-vae motion
     python scripts/train_bundled.py prior --minutes 60 --resume
     accelerate launch scripts/train_bundled.py prior
 
@@ -15,13 +16,14 @@ from pathlib import Path
 from core2d.app.devices import pick_device
 from core2d.app.program import main_guard
 from core2d.app.registry import assets_folder
-from core2d.bundled import stages
+from core2d.bundled import nested, stages
 from core2d.bundled.training import TrainingSetup, state_of
 from gen3d.toybox.bundled import MATTING, ZERO123
 from genvideo.toybox.bundled import FRAME_JUDGE, MOTION
 from genvideo.toybox.video_vae import VIDEO_VAE
 
-STAGES = {**stages.STAGES, **{stage.name: stage for stage in (ZERO123, MATTING, FRAME_JUDGE, VIDEO_VAE, MOTION)}}
+LATER = (nested.VAE, nested.PRIOR, ZERO123, MATTING, FRAME_JUDGE, VIDEO_VAE, MOTION)
+STAGES = {**stages.STAGES, **{stage.name: stage for stage in LATER}}
 
 
 def main() -> None:

@@ -19,12 +19,14 @@ class Layout:
         latent_channels: of the latents.
         size: pixels of a side of its pictures.
         latent_noise: standard deviation of noise that its decoder has to live with, before scaling.
+        nested: its first channels are held to those of the shipped autoencoder (`AutoencoderTask.coarse`).
     """
 
     channels: tuple[int, ...]
     latent_channels: int
     size: int
     latent_noise: float = 0.0
+    nested: bool = False
 
     def build(self) -> AutoencoderKL:
         """One with fresh weights."""
@@ -44,6 +46,7 @@ LAYOUTS = {  # f: pixels to a latent along a side; c: channels of the latents
     "f8c4": Layout((24, 48, 64, 64), 4, 64),
     "f16c16": Layout((16, 24, 48, 64, 64), 16, 128),
     "f16c16-noise": Layout((16, 24, 48, 64, 64), 16, 128, 0.3),
+    "f16c16-nested": Layout((16, 24, 48, 64, 64), 16, 128, nested=True),
     "f16c8": Layout((16, 24, 48, 64, 64), 8, 128),
     "f8c16": Layout((24, 48, 64, 64), 16, 64),
 }
@@ -89,3 +92,28 @@ def into_channels(name: str, value: Tensor, source: Tensor) -> None:
         new_parts, old_parts = (rows.chunk(column_halves, dim=1) for rows in (new_rows, old_rows))
         for new, old in zip(new_parts, old_parts, strict=True):
             new[: old.shape[0], : old.shape[1]] = old
+
+
+@torch.no_grad()
+def even_out(model: AutoencoderKL, mean: Tensor, deviation: Tensor, known: int, scaling_factor: float) -> None:
+    """Centre the latent channels after the first `known` and bring them to 1 / scaling_factor from it, in place.
+
+    One scaling factor, which is all that stock diffusers read, then fits every channel. What is decoded stays the same:
+    the layers on both sides of the latents take it up.
+
+    Args:
+        mean, deviation: (n, c, h, w) of posteriors, not scaled.
+    """
+    first, last = model.quant_conv, model.post_quant_conv
+    assert first is not None and last is not None
+    shift = mean.float().mean((0, 2, 3))  # (c,)
+    spread = (mean.float().var((0, 2, 3)) + deviation.float().square().mean((0, 2, 3))).sqrt()
+    gain = 1 / (spread * scaling_factor)
+    shift[:known], gain[:known] = 0, 1
+    means = first.weight.chunk(2)[0]
+    biases, log_variances = first.bias.chunk(2)  # pyright: ignore[reportOptionalMemberAccess]
+    means.mul_(gain[:, None, None, None])
+    biases.sub_(shift).mul_(gain)
+    log_variances.add_(2 * gain.log())
+    last.bias.add_(last.weight[..., 0, 0] @ shift)  # pyright: ignore[reportOptionalMemberAccess]
+    last.weight.div_(gain[None, :, None, None])

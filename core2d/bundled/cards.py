@@ -79,14 +79,20 @@ It learned from objects on white, eight random sides of each; the classes in `ge
 picture counts below as one side of an object.
 """,
     ),
-    "toybox-vae": (
-        "Autoencoder for the next prior of Toybox: 128 pixels, 8x8 latents of 16 channels",
+    "toybox-sd-128": (
+        "Text-to-image prior of Toybox for 128 pixels, in Stable Diffusion's layout",
         """\
-An AutoencoderKL whose latents are 16 times smaller than its pictures, for the version of toybox-sd that comes next.
-Nothing stands on it yet. It began with the weights of the autoencoder of toybox-sd where layers fit (a level was added
-at the pixels, channels after the known four), and is a first trial: `scripts/measure/autoencoder_trials.py f16c16
---go-on` trains it further. `read_both` is the share of stills whose reconstruction, at 64 pixels, the judge reads
-rightly by class and colour (of the true pictures `true_both`), `psnr_as_seen` the PSNR at those 64 pixels.
+The second version of toybox-sd: 128-pixel pictures as 8x8 latents of 16 channels, so that a step of the denoiser costs
+what it costs there. The autoencoder (16 times smaller latents) began with the weights of that of toybox-sd where layers
+fit. The first four channels of its latents are held to those of toybox-sd (of the picture at 64 pixels), the others
+hold what those lose; all have the same spread, and one scaling factor. The UNet began as that of toybox-sd with more
+channels in its first and last layer. Camera token, text tower and schedule are as there.
+
+What stands on toybox-sd (views, clips) does not stand on this one yet. `read` is the share of stills whose
+reconstruction the judge reads rightly by class, `read_both` by class and colour: of the true pictures that is 98.6 %.
+Judges look at pictures averaged over areas to 64 pixels, so that scores compare with those of toybox-sd. The first two
+rows are of `scripts/measure/autoencoder_trials.py`, which trains as the stage does; in the first row the channels were
+not nested yet.
 """,
     ),
     "toybox-matting": (

@@ -1,4 +1,4 @@
-"""The UNet of toybox-sd with its camera token: text to 8x8x4 latents (for 64-pixel pictures)."""
+"""The UNet of toybox-sd with its camera token: text to 8x8 latents (of 4 channels, for 64-pixel pictures)."""
 
 from __future__ import annotations
 
@@ -119,6 +119,25 @@ def load(folder: Path) -> PriorNetworks:
         load_model(CameraToken, folder / "camera_token", torch.float32),
         load_model(CLIPTextModel, folder / "text_encoder", torch.float32),
     )
+
+
+@torch.no_grad()
+def widened(model: PriorNetworks, channels: int) -> PriorNetworks:
+    """The same prior for latents of more channels, the first of which are those it knows.
+
+    Of the first it says what it said, whatever the new ones hold: these are not heard yet, and of them it says nothing.
+    """
+    known = model.unet.config["in_channels"]
+    wide: UNet2DConditionModel = UNet2DConditionModel.from_config(  # pyright: ignore[reportAssignmentType]
+        {**model.unet.config, "in_channels": channels, "out_channels": channels}
+    )
+    weights = dict(model.unet.state_dict())
+    for name, axis in (("conv_in.weight", 1), ("conv_out.weight", 0), ("conv_out.bias", 0)):
+        value = torch.zeros_like(wide.get_parameter(name))
+        value.narrow(axis, 0, known).copy_(weights[name])
+        weights[name] = value
+    wide.load_state_dict(weights)
+    return PriorNetworks(wide, model.camera_token, model.text_encoder)  # pyright: ignore[reportArgumentType]
 
 
 def mean_of(model: PriorNetworks, other: PriorNetworks) -> PriorNetworks:

@@ -62,8 +62,13 @@ def reconstruction_scores(vae: AutoencoderKL, judge: PictureJudge, seed: int, si
     means = [vae.encode(2 * part - 1).latent_dist.mean for part in rgb.split(64)]  # pyright: ignore
     output = torch.cat([vae.decode(mean).sample for mean in means])  # pyright: ignore[reportAttributeAccessIssue]
     verdict = judge.judge((output / 2 + 0.5).clamp(0, 1))
-    classes = torch.tensor([labels_of(scene)[0] for scene in scenes])
-    return {"read": _share(verdict.classes == classes), "read_rejected": _share(verdict.classes == REJECT)}
+    classes, colors = torch.tensor([labels_of(scene)[:2] for scene in scenes]).T
+    right = verdict.classes == classes
+    return {
+        "read": _share(right),
+        "read_both": _share(right & (verdict.colors == colors)),
+        "read_rejected": _share(verdict.classes == REJECT),
+    }
 
 
 @torch.no_grad()

@@ -109,28 +109,42 @@ def train_prior(setup: TrainingSetup) -> scores.Scores:
         model = prior.build(setup.size // 2 ** (len(vae.CHANNELS) - 1), text_encoder)
     else:
         model = prior.load(folder)
-        assert model.text_encoder is not None
-        text_encoder = model.text_encoder
+    return train_networks(setup, STAGES["prior"], model, autoencoder, tokenizer, setup.size)
+
+
+def train_networks(
+    setup: TrainingSetup,
+    stage: Stage,
+    model: PriorNetworks,
+    autoencoder: AutoencoderKL,
+    tokenizer: CLIPTokenizer,
+    size: int,
+    recipe: TrainingRecipe = prior.RECIPE,
+) -> scores.Scores:
+    """UNet, camera token and text tower of a prior, on the latents of pictures of `size` pixels."""
+    text_encoder = model.text_encoder
+    assert text_encoder is not None
     model.requires_grad_(True)
     with processes().main_process_first():
-        pictures = training_pictures(setup.data, setup.pictures, setup.size)
+        pictures = training_pictures(setup.data, setup.pictures, size)
     autoencoder.to(setup.place)  # pyright: ignore[reportArgumentType]
     posteriors = prior.encode_latents(autoencoder, pictures)
     autoencoder.cpu()
     tokens, empty = clip.tokenise(tokenizer, pictures.captions), clip.tokenise(tokenizer, [""])[0]
     task = prior.task(model, pictures, posteriors, tokens, empty, autoencoder.config["scaling_factor"])
-    recipe = setup.recipe(prior.RECIPE)
+    recipe = setup.recipe(recipe)
     if setup.place.type == "cpu":  # where the backward of torch's fused attention is half of a whole step
         model.unet.set_attn_processor(AttnProcessor())
         text_encoder.set_attn_implementation("eager")
-    spent = run_training(setup, "prior", task, recipe)
+    spent = run_training(setup, stage.name, task, recipe)
     model.unet.set_attn_processor(AttnProcessor2_0())
     text_encoder.set_attn_implementation("sdpa")
-    return keep_prior(setup, model, autoencoder, tokenizer, recipe, spent)
+    return keep_prior(setup, stage, model, autoencoder, tokenizer, recipe, spent)
 
 
 def keep_prior(
     setup: TrainingSetup,
+    stage: Stage,
     model: PriorNetworks,
     autoencoder: AutoencoderKL,
     tokenizer: CLIPTokenizer,
@@ -141,8 +155,8 @@ def keep_prior(
 
     Where one was trained from the other, the middle is often better than both ends.
     """
-    folder, judge = setup.assets / "toybox-sd", setup.assets / "toybox-judge"
-    seed, main = world.TUNING_SEEDS[0], STAGES["prior"].main_score
+    folder, judge = setup.assets / stage.folder, setup.assets / "toybox-judge"
+    seed, main = world.TUNING_SEEDS[0], stage.main_score
 
     def scored(weights: PriorNetworks) -> tuple[scores.Scores, TextToImage]:
         assert weights.text_encoder is not None
@@ -164,7 +178,7 @@ def keep_prior(
             pipeline.save_pretrained(temporary, torch.float16)
             write_json(temporary / "training.json", history)
 
-    return keep(setup, STAGES["prior"], recipe, spent, found, save, before, {"averaged": averaged})
+    return keep(setup, stage, recipe, spent, found, save, before, {"averaged": averaged})
 
 
 def train_judge(setup: TrainingSetup) -> scores.Scores:

@@ -15,6 +15,7 @@ from transformers import CLIPModel
 from core2d.bundled.world import picture_rows
 from core2d.files.loading import load_model
 from core2d.toybox.dataset import Pictures
+from core2d.toybox.judge import as_seen
 from core2d.training.autoencoder import AutoencoderTask
 from core2d.training.loop import TrainingRecipe
 
@@ -63,7 +64,7 @@ def task(
     """Train `model` on `pictures`; with a trained `clip`, its image tower says what a difference looks like."""
 
     def features(shown: Tensor) -> Sequence[Tensor]:  # clip's own normalisation is [-1, 1] too
-        return clip.vision_model(pixel_values=shown, output_hidden_states=True).hidden_states[1:]  # pyright: ignore
+        return clip.vision_model(pixel_values=as_seen(shown), output_hidden_states=True).hidden_states[1:]  # pyright: ignore
 
     return AutoencoderTask(
         model, partial(picture_rows, pictures), len(pictures), body_weight=4.0, features=features if clip else None,

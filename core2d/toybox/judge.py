@@ -89,9 +89,7 @@ class PictureJudge(nn.Module):
     @torch.no_grad()
     def judge(self, pictures: Tensor) -> Verdict:
         """Judge pictures (n, 3, h, w) in [0, 1] of any size."""
-        pictures = pictures.float().cpu().clamp(0, 1)
-        if pictures.shape[-2:] != (SIZE, SIZE):
-            pictures = F.interpolate(pictures, (SIZE, SIZE), mode="bilinear", antialias=True, align_corners=False)
+        pictures = as_seen(pictures.float().cpu().clamp(0, 1))
         parts = [self(chunk) for chunk in pictures.split(256)]
         return Verdict(*(torch.cat(logits).argmax(1) for logits in zip(*parts, strict=True)))
 
@@ -123,10 +121,22 @@ class MotionJudge(nn.Module):
     def judge(self, clips: Tensor) -> list[str]:
         """The motion of each clip (n, 3, t, h, w) in [0, 1], as words of `world.MOTIONS`."""
         n, _, t = clips.shape[:3]
-        frames = clips.float().cpu().transpose(1, 2).flatten(0, 1)
-        frames = F.interpolate(frames, (SIZE, SIZE), mode="bilinear", antialias=True, align_corners=False)
+        frames = as_seen(clips.float().cpu().transpose(1, 2).flatten(0, 1))
         clips = frames.unflatten(0, (n, t)).transpose(1, 2)
         return [world.MOTIONS[i] for chunk in clips.split(32) for i in self(chunk).argmax(1).tolist()]
+
+
+def as_seen(pictures: Tensor) -> Tensor:
+    """Pictures (n, 3, h, w) at the size that judges look at, (n, 3, 64, 64).
+
+    Those of 128 pixels and other multiples are averaged over areas, so that what is read of them compares with what is
+    read of 64-pixel pictures.
+    """
+    if pictures.shape[-2:] == (SIZE, SIZE):
+        return pictures
+    if pictures.shape[-2] % SIZE == 0 and pictures.shape[-1] % SIZE == 0:
+        return F.interpolate(pictures, (SIZE, SIZE), mode="area")
+    return F.interpolate(pictures, (SIZE, SIZE), mode="bilinear", antialias=True, align_corners=False)
 
 
 def load_picture_judge(folder: Path | None = None) -> PictureJudge:

@@ -64,6 +64,10 @@ class AutoencoderTask:
             up, and that are a little off.
         features: of pictures (b, 3, h, w) in [-1, 1], one (b, places, channels) a layer, for the perceptual loss.
         perceptual_weight: of that loss.
+        coarse: the k latent channels (b, k, h, w) that pictures have in an older autoencoder. The first k channels are
+            held to them, so what was trained on the old latents reads the new ones, and the others carry what the old
+            ones lost (as coarse codes come first in nested dropout, Rippel et al. 2014, 1402.0915).
+        coarse_weight: of the mean squared distance from them.
     """
 
     model: AutoencoderKL
@@ -75,6 +79,8 @@ class AutoencoderTask:
     latent_noise: float = 0.0
     features: Callable[[Tensor], Sequence[Tensor]] | None = None
     perceptual_weight: float = 0.3
+    coarse: Callable[[Tensor], Tensor] | None = None
+    coarse_weight: float = 0.5
     seed: int = 0
 
     def batch(self, step: int, positions: Tensor, batch_size: int) -> dict[str, Tensor]:
@@ -106,4 +112,10 @@ class AutoencoderTask:
             seen = perceptual_loss(self.features(output), wanted)
             loss = loss + self.perceptual_weight * seen
             logged["perceptual"] = seen.detach()
+        if self.coarse is not None:
+            with torch.no_grad():
+                known = self.coarse(target).float()  # (b, k, h, w)
+            distance = F.mse_loss(mean[:, : known.shape[1]], known)
+            loss = loss + self.coarse_weight * distance
+            logged["coarse"] = distance.detach()
         return loss, logged

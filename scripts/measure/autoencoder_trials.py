@@ -3,7 +3,7 @@
     python scripts/measure/autoencoder_trials.py f16c16 f16c8 f8c16 --steps 1200 --denoiser-steps 400
 
 Each trial starts from the shipped weights where layers fit (levels and channels are added outside), or with `--go-on`
-from those of assets/toybox-vae. It trains the autoencoder, says what the judge of 64 pixels reads in reconstructions
+from those of assets/toybox-sd-128. It trains the autoencoder, says what the judge of 64 pixels reads in reconstructions
 (pictures of other sizes area-averaged), then trains the shipped UNet anew on its latents (only the first and the last
 layer are fresh) and judges samples. Killed, it goes on where it was. The table: benchmarks/trials/autoencoders.json.
 """
@@ -21,7 +21,6 @@ from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
-from torch.nn import functional as F
 from transformers import CLIPTokenizer
 
 from core2d.app.outputs import write_json
@@ -29,24 +28,19 @@ from core2d.app.program import main_guard
 from core2d.app.registry import assets_folder
 from core2d.bundled import clip, prior, scores, vae
 from core2d.bundled.autoencoder_layouts import LAYOUTS, Layout, begin_with
+from core2d.bundled.nested import nested_in
 from core2d.bundled.world import training_pictures
 from core2d.files.loading import load_model, save_model
 from core2d.systems.text_to_image.pipeline import TextToImage
 from core2d.toybox import captions, world
 from core2d.toybox.dataset import labels_of, mixed_scene
-from core2d.toybox.judge import PictureJudge, load_picture_judge
+from core2d.toybox.judge import PictureJudge, as_seen, load_picture_judge
 from core2d.toybox.scene import Scene, still
 from core2d.training.latent_diffusion import PriorNetworks
 from core2d.training.loop import train
 
 TABLE = Path(__file__).resolve().parents[2] / "benchmarks" / "trials" / "autoencoders.json"
-SEEN = 64  # pixels of a side that the judge sees
 CPU = torch.device("cpu")
-
-
-def as_seen(pictures: Tensor) -> Tensor:
-    """(n, 3, h, w) at the judge's size."""
-    return F.interpolate(pictures, (SEEN, SEEN), mode="area") if pictures.shape[-1] != SEEN else pictures
 
 
 @torch.no_grad()
@@ -71,7 +65,7 @@ def score(model: AutoencoderKL, judge: PictureJudge, size: int, seed: int, count
     classes, colors = torch.tensor([labels_of(scene)[:2] for scene in scenes]).T
     pictures = drawn(scenes, size)
     for name, shown in (("true", pictures), ("read", through(model, pictures))):
-        verdict = judge.judge(as_seen(shown))
+        verdict = judge.judge(shown)
         right = verdict.classes == classes
         numbers[f"{name}_class"] = right.float().mean().item()
         numbers[f"{name}_both"] = (right & (verdict.colors == colors)).float().mean().item()
@@ -84,16 +78,17 @@ def train_autoencoder(name: str, layout: Layout, given: argparse.Namespace) -> t
     torch.manual_seed(1)
     model = layout.build()
     if given.go_on:
-        model.load_state_dict(load_model(AutoencoderKL, assets / "toybox-vae", torch.float32).state_dict())
+        model.load_state_dict(load_model(AutoencoderKL, assets / "toybox-sd-128" / "vae", torch.float32).state_dict())
     else:
         begin_with(model, load_model(AutoencoderKL, assets / "toybox-sd" / "vae", torch.float32))
     model.requires_grad_(True)
     pictures = training_pictures(given.runs / "data", given.pictures, layout.size)
     task = vae.task(model, pictures, vae.eyes_in(assets / "toybox-clip", CPU), layout.latent_noise)
-    features = task.features
-    if features is not None:  # CLIP's eyes are of the judge's size
-        task = replace(task, features=lambda shown: features(as_seen(shown)))
+    if layout.nested:
+        task = nested_in(load_model(AutoencoderKL, assets / "toybox-sd" / "vae", torch.float32), task)
     recipe = replace(vae.RECIPE, steps=given.steps, batch_size=16, checkpoint_every=100, learning_rate=1.2e-3)
+    if given.minutes:
+        recipe = replace(recipe, minutes=given.minutes, anneal="minutes")
     result = train(task, recipe, folder / "autoencoder", resume=True)
     model.load_state_dict(result.ema)
     mean, deviation = prior.encode_latents(model.eval(), pictures.first(2048))
@@ -133,7 +128,7 @@ def train_denoiser(name: str, layout: Layout, model: AutoencoderKL, given: argpa
     names, colors = zip(*world.pairs(), strict=True)
     prompts = [captions.object_phrase(*pair) for pair in zip(names, colors, strict=True)]
     samples = scores.draw_samples(pipeline, prompts, world.TUNING_SEEDS[0], scores.GUIDANCE)
-    verdict = load_picture_judge(assets / "toybox-judge").judge(as_seen(samples))
+    verdict = load_picture_judge(assets / "toybox-judge").judge(samples)
     classes = torch.tensor([world.CLASS_NAMES.index(one) for one in names])
     return {
         "denoiser_steps": result.step,
@@ -150,7 +145,8 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=16_000)
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--denoiser-steps", type=int, default=400, help="0 leaves the denoiser out")
-    parser.add_argument("--go-on", action="store_true", help="begin with the weights of assets/toybox-vae")
+    parser.add_argument("--minutes", type=float, help="of training the autoencoder; its rate falls by them")
+    parser.add_argument("--go-on", action="store_true", help="begin with the weights of assets/toybox-sd-128")
     given = parser.parse_args()
     for name in given.layouts:
         model, numbers = train_autoencoder(name, LAYOUTS[name], given)
