@@ -6,6 +6,10 @@ from core2d.app.program import Command, run_program
 
 COMMANDS = {
     "text-to-image": Command("core2d.systems.text_to_image", "TextToImageRecipe"),
+    "control": Command("core2d.systems.control", "ControlRecipe"),
+    "lora train": Command("core2d.systems.dreambooth", "LoraTrainRecipe", "train_lora"),
+    "lora fuse": Command("core2d.systems.dreambooth", "LoraFuseRecipe", "fuse_loras"),
+    "dreambooth": Command("core2d.systems.dreambooth", "DreamBoothRecipe", "dreambooth"),
     "models": Command("core2d.files", "ModelsRecipe", "models"),
     "toybox sheet": Command("core2d.toybox", "ToyboxSheetRecipe", "sheet"),
     "toybox sample": Command("core2d.toybox", "ToyboxSampleRecipe", "sample"),

@@ -21,6 +21,7 @@ STRONGEST = 100  # that a LoRA is added; beyond 2 or so pictures fall apart
 Output = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
 OptionalOutput = Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="PATH")]
 OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH")]
+Loras = Annotated[tuple[str, ...], tyro.conf.arg(metavar="FILE[@STRENGTH]")]
 Prompts = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PROMPT...", help_behavior_hint="")]
 
 
@@ -64,26 +65,26 @@ def check_prompt_length(prompt: str) -> None:
 
 
 def file_and_strength(option: str, said: str) -> tuple[Path, float]:
-    """The file of FILE or FILE@STRENGTH and its strength, 1 where none is named; a file of the whole name comes first.
+    """The file or folder of FILE or FILE@STRENGTH and its strength, 1 if none is named; one of the whole name comes first.
 
     Raises:
         InputError: there is no file, or the strength is no number from -100 to 100.
     """
     name, at, strength = said.rpartition("@")
-    if not at or _is_file(Path(said).expanduser()):
+    if not at or _is_there(Path(said).expanduser()):
         name, strength = said, "1"
     is_number = re.fullmatch(r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)", strength)
     file = Path(name).expanduser()
-    if not _is_file(file):
+    if not _is_there(file):
         raise InputError(f"{option} {name if is_number else said}: no such file")
     if not is_number or abs(float(strength)) > STRONGEST:
         raise InputError(f"{option} {said}: give a file, or FILE@STRENGTH such as {name}@0.8, up to {STRONGEST}")
     return file, float(strength)
 
 
-def _is_file(path: Path) -> bool:
+def _is_there(path: Path) -> bool:
     try:
-        return path.is_file()
+        return path.is_file() or path.is_dir()
     except OSError:  # a name that is too long for the file system
         return False
 

@@ -162,6 +162,12 @@ class Backbone(LatentPrior):
         other.family = self.family.with_denoiser(denoiser)
         return other
 
+    def with_text_encoders(self, **encoders: torch.nn.Module) -> "Backbone":
+        """The same prior that reads prompts by other text encoders, given by their names; the rest is shared."""
+        other = copy.copy(self)
+        other.family, other._cache = self.family.with_parts(**encoders), {}
+        return other
+
     def inputs(self, rows: Tensor, t: Tensor, condition: Condition, frames: int) -> Inputs:
         if condition.camera is not None and self.camera_token is not None:
             view = self.camera_token(condition.camera, condition.tokens)  # (r, 1, d)

@@ -92,9 +92,13 @@ class Family:
         """The denoiser's own output (r, c, h, w), for images of `size` = (height, width) pixels."""
         raise NotImplementedError
 
+    def with_parts(self, **parts: nn.Module) -> "Family":
+        """The same family with other parts of the same kinds, by their names; the rest and settings are shared."""
+        return type(self)({**self.parts, **parts}, self.index)
+
     def with_denoiser(self, denoiser: nn.Module) -> "Family":
         """The same family with another denoiser of the same kind; text side and settings are shared."""
-        return type(self)({**self.parts, self.denoiser_name: denoiser}, self.index)
+        return self.with_parts(**{self.denoiser_name: denoiser})
 
 
 class StableDiffusion(Family):

@@ -82,9 +82,19 @@ class PictureJudge(nn.Module):
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:
         """(n, 3, 64, 64) in [0, 1] -> logits (n, 25), (n, 10), (n, 4), (n, 8)."""
-        features = self.body(2.0 * pictures - 1.0)  # (n, d, 4, 4)
-        pooled = torch.cat([features.mean((2, 3)), features.amax((2, 3))], 1)  # (n, 2 d)
+        pooled = self.pooled(pictures)  # (n, 2 d)
         return tuple(head(pooled) for head in self.heads)
+
+    def pooled(self, pictures: Tensor) -> Tensor:
+        """(n, 3, 64, 64) in [0, 1] -> (n, 2 d), what all answers are read from."""
+        features = self.body(2.0 * pictures - 1.0)  # (n, d, 4, 4)
+        return torch.cat([features.mean((2, 3)), features.amax((2, 3))], 1)
+
+    @torch.no_grad()
+    def features(self, pictures: Tensor) -> Tensor:
+        """(n, 2 d) of pictures (n, 3, h, w) in [0, 1] of any size: near where pictures look alike to the judge."""
+        pictures = as_seen(pictures.float().cpu().clamp(0, 1))
+        return torch.cat([self.pooled(chunk) for chunk in pictures.split(256)])
 
     @torch.no_grad()
     def judge(self, pictures: Tensor) -> Verdict:

@@ -9,8 +9,13 @@ import numpy as np
 import trimesh
 
 from core2d.toybox import world
+from core2d.toybox.doll import JOINTS
 from core2d.toybox.render import FOCAL, camera_to_world, cameras, expand, render
 from core2d.toybox.scene import Scene, moment, still
+
+EARS = [JOINTS.index(name) for name in ("right ear", "left ear")]
+FACE = [JOINTS.index(name) for name in ("nose", "right eye", "left eye")] + EARS
+TURNED_AWAY = -0.2  # cosine between the way to the camera and that out of the head
 
 
 @dataclass(frozen=True)
@@ -80,15 +85,29 @@ def mesh_of(scene: Scene) -> trimesh.Trimesh:
     )
 
 
+def seen_joints(scenes: Sequence[Scene], size: int) -> np.ndarray:
+    """(b, 18, 2) float32 pixels (x, y) of dolls' joints; NaN for those of the face that the head turns away.
+
+    A detector of poses finds hidden limbs, too, but no eyes in the back of a head: they tell where a doll looks.
+    """
+    eye, axes = cameras(scenes)
+    found = np.empty((len(scenes), len(JOINTS), 2), np.float32)
+    for i, scene in enumerate(scenes):
+        joints = _joints(scene)
+        head = joints[EARS].mean(0)
+        out, toward = joints[FACE] - head, eye[i] - head  # (5, 3), (3,)
+        turned = out @ toward / np.linalg.norm(toward) < TURNED_AWAY * np.linalg.norm(out, axis=1)
+        found[i] = _pixels(joints, eye[i], axes[i], size)
+        found[i, np.array(FACE)[turned]] = np.nan
+    return found
+
+
 def _samples(scenes: Sequence[Scene], seed: int, index: int, size: int) -> list[Sample]:
     pictures, matrices = render(scenes, size), camera_to_world(scenes)
     eye, axes = cameras(scenes)
     samples = []
     for i, scene in enumerate(scenes):
         joints = _joints(scene)
-        local = (joints - eye[i]) @ axes[i].T  # (j, 3) right, up, forward
-        ndc = FOCAL * local[:, :2] / local[:, 2:]
-        pixels = (ndc * [1, -1] + 1) * size / 2
         samples.append(
             Sample(
                 world.VERSION,
@@ -103,10 +122,17 @@ def _samples(scenes: Sequence[Scene], seed: int, index: int, size: int) -> list[
                 matrices[i],
                 float(np.radians(world.FIELD_OF_VIEW)),
                 joints,
-                pixels.astype(np.float32),
+                _pixels(joints, eye[i], axes[i], size),
             )
         )
     return samples
+
+
+def _pixels(joints: np.ndarray, eye: np.ndarray, axes: np.ndarray, size: int) -> np.ndarray:
+    """(j, 2) float32 pixels (x, y) of world positions (j, 3)."""
+    local = (joints - eye) @ axes.T  # (j, 3) right, up, forward
+    ndc = FOCAL * local[:, :2] / local[:, 2:]
+    return ((ndc * [1, -1] + 1) * size / 2).astype(np.float32)
 
 
 def _joints(scene: Scene) -> np.ndarray:

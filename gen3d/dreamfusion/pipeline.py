@@ -12,9 +12,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from core2d.adapters.options import lora_files, with_loras
 from core2d.app.devices import pick_device, pick_dtype
 from core2d.app.outputs import plain
 from core2d.app.provenance import digests
+from core2d.app.recipe import files_and_strengths
 from core2d.app.registry import resolve
 from core2d.app.runs import check_free, check_inputs, run_folder, working_in
 from core2d.guidance import ViewPrompts
@@ -31,7 +33,7 @@ from gen3d.mesh.pictures import picture as picture
 from gen3d.shaping.model import Model, training_recipe
 from gen3d.shaping.runs import Result, mesh_of, optimise, recipe_to_go_on, save_result, start_anew
 
-SETTINGS = ("prompts", "model", "quality", "steps", "views", "seed", "dtype")  # what a result depends on
+SETTINGS = ("prompts", "model", "lora", "quality", "steps", "views", "seed", "dtype")  # what a result depends on
 
 
 def text_to_mesh(
@@ -90,6 +92,7 @@ def go_on(given: TextToMeshRecipe, folder: Path) -> Result:
 def load_prior(recipe: TextToMeshRecipe) -> Backbone:
     """The model of a recipe, after which is said what the work with it takes."""
     prior = Backbone.load(recipe.model, pick_device(recipe.device), pick_dtype(recipe.dtype))
+    prior = with_loras(prior, files_and_strengths("--lora", recipe.lora))
     config = config_of(recipe)
     for prompt in recipe.all_prompts():
         check_length(prior, prompt, recipe.views)
@@ -124,7 +127,7 @@ def settings_of(recipe: TextToMeshRecipe) -> dict[str, Any]:
 
 def inputs_of(recipe: TextToMeshRecipe) -> dict[str, str]:
     """Hashes of all that the mesh is made of."""
-    return digests({"model": resolve(recipe.model)})
+    return digests({"model": resolve(recipe.model), **lora_files(recipe.lora)})
 
 
 def check_length(prior: Prior, prompt: str, views: str) -> None:

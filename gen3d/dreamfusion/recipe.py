@@ -10,12 +10,22 @@ import tyro
 
 from core2d.app.errors import InputError
 from core2d.app.outputs import IMAGE_SUFFIXES, MESH_SUFFIXES, check_output
-from core2d.app.recipe import OptionalOutput, OptionalPath, Prompts, Recipe, check_between, check_prompt, read_prompts
+from core2d.app.recipe import (
+    Loras,
+    OptionalOutput,
+    OptionalPath,
+    Prompts,
+    Recipe,
+    check_between,
+    check_prompt,
+    files_and_strengths,
+    read_prompts,
+)
 from core2d.app.registry import resolve
 from gen3d.shaping.config import ShapingConfig
 
 CONTACT_SHEET = "contact-sheet.png"
-OF_THE_RUN = ("prompts", "prompts_file", "output", "model", "quality", "steps", "views", "seed", "dtype")
+OF_THE_RUN = ("prompts", "prompts_file", "output", "model", "lora", "quality", "steps", "views", "seed", "dtype")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +58,8 @@ class TextToMeshRecipe(Recipe):
     file of them, make a folder: a GLB and a run each, and contact-sheet.png; what is done there already is kept."""
     model: str = "toybox-sd"
     """A bundled model (see `core2d models`), a diffusers folder, or a hub id in the local cache."""
+    lora: Loras = ()
+    """LoRAs to add, such as style.safetensors@0.8; a strength of 1 where none is named."""
     quality: Literal["draft", "normal", "high"] = "normal"
     """How long it takes, and how good it gets."""
     steps: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
@@ -76,6 +88,7 @@ class TextToMeshRecipe(Recipe):
             check_prompt(prompt)
         if self.steps is not None:
             check_between("--steps", self.steps, 1, 1_000_000)
+        files_and_strengths("--lora", self.lora)
         self._check_output()
         resolve(self.model)
 

@@ -12,10 +12,12 @@ from typing import Any
 
 from torch import Tensor
 
+from core2d.adapters.options import lora_files, with_loras
 from core2d.app.devices import pick_device, pick_dtype
 from core2d.app.errors import InputError
 from core2d.app.outputs import plain
 from core2d.app.provenance import digests
+from core2d.app.recipe import files_and_strengths
 from core2d.app.registry import bundled, resolve
 from core2d.media.pictures import to_uint8
 from core2d.media.sheets import check_singles, save_sheet
@@ -42,7 +44,7 @@ def follow(recipe: NovelViewsRecipe) -> Result:
     is_film = recipe.output.suffix.lower() == ".mp4"
     if not is_film and len(recipe.azimuths) > 1:
         check_singles(recipe.output)
-    model = load_model(recipe)
+    model = with_loras(load_model(recipe), files_and_strengths("--lora", recipe.lora))
     subject = subject_of(recipe, model)
     azimuths, elevations = degrees(recipe.azimuths), degrees(recipe.elevation)
     pictures = NovelViews(model, recipe.scheduler)(
@@ -55,7 +57,8 @@ def follow(recipe: NovelViewsRecipe) -> Result:
     ).images
     if not pictures.isfinite().all():
         raise InputError(f"the model gave numbers that are not finite in {recipe.dtype}: try --dtype float32")
-    outputs = _write(recipe, inputs_of(recipe, subject), pictures.float().cpu())
+    inputs = inputs_of(recipe, subject) | digests(lora_files(recipe.lora))
+    outputs = _write(recipe, inputs, pictures.float().cpu())
     facts = {"views": len(pictures), "size": pictures.shape[-1], "foreground_by": subject.found_by}
     return outputs, facts
 

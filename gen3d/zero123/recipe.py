@@ -10,7 +10,7 @@ import tyro
 
 from core2d.app.errors import InputError
 from core2d.app.outputs import IMAGE_SUFFIXES, check_output
-from core2d.app.recipe import OptionalPath, Output, Recipe, check_between
+from core2d.app.recipe import Loras, OptionalPath, Output, Recipe, check_between, files_and_strengths
 from core2d.app.registry import resolve
 
 Angles = Annotated[tuple[float, ...], tyro.conf.arg(metavar="FLOAT...")]
@@ -65,6 +65,8 @@ class NovelViewsRecipe(PictureRecipe):
     """Degrees that it moves up: one for all, or one for each azimuth."""
     orbit: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """That many views at equal steps around, instead of --azimuth; 12 where neither is given."""
+    lora: Loras = ()
+    """LoRAs of this model's UNet to add, such as style.safetensors@0.8; a strength of 1 where none is named."""
     steps: int = 25
     """Denoising steps."""
     cfg: float = 3.0
@@ -90,6 +92,7 @@ class NovelViewsRecipe(PictureRecipe):
         if len(self.elevation) not in (1, len(self.azimuths)):
             counts = f"{len(self.elevation)} angles for {len(self.azimuths)} views"
             raise InputError(f"--elevation has {counts}: give one, or one for each")
+        files_and_strengths("--lora", self.lora)
         check_between("--steps", self.steps, 1, 1000)
         check_between("--cfg", self.cfg, 0, 100)
         check_between("--fps", self.fps, 1, 60)

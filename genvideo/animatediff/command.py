@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from tqdm import tqdm
 
+from core2d.adapters.controlnet_files import read_controlnet
 from core2d.app.devices import pick_device, pick_dtype
 from core2d.app.errors import InputError
 from core2d.app.outputs import plain
@@ -25,9 +26,11 @@ from core2d.app.provenance import changed_inputs, changed_settings, digests, in_
 from core2d.app.registry import bundled, resolve
 from core2d.app.runs import check_free, locked
 from core2d.files.loading import read_json
-from core2d.media.pictures import WHITE, image_grid, read_image, save_image, to_uint8
+from core2d.media.pictures import READABLE_SUFFIXES, WHITE, image_grid, read_image, save_image, to_uint8
 from core2d.media.sheets import stem_of
 from core2d.media.videos import read_video, read_video_text, write_video
+from core2d.systems.control.maps import read_map
+from core2d.systems.control.pipeline import Control, controlled
 from genvideo.animatediff.formats import OURS, settings_in
 from genvideo.animatediff.pipeline import AnimateDiff
 from genvideo.animatediff.recipe import TextToVideoRecipe
@@ -44,8 +47,8 @@ def follow(recipe: TextToVideoRecipe) -> Result:
     if recipe.makes_a_folder:
         return _run_many(recipe)
     (prompt,) = recipe.all_prompts()
-    pipeline = load(recipe)
-    clip, rate = draw(pipeline, recipe, prompt)
+    pipeline, telling = load(recipe)
+    clip, rate = draw(pipeline, recipe, prompt, telling)
     outputs = save(recipe, clip, rate)
     facts = {"frames": len(clip), "fps": float(rate), "height": clip.shape[1], "width": clip.shape[2]}
     if pipeline.modules:
@@ -65,7 +68,7 @@ def _run_many(recipe: TextToVideoRecipe) -> Result:
     missing = {one: why for one in ones if (why := undone(one)) is not None}
     for one in missing:
         one.check()  # what is in the way of any of them is said before the first is made
-    pipeline = load(recipe) if missing else None
+    pipeline, telling = load(recipe) if missing else (None, {})
     if pipeline is not None:
         for one in missing:
             pipeline.prior.encode_text([one.prompts[0]])  # whether the model can read it is said before the first, too
@@ -73,14 +76,14 @@ def _run_many(recipe: TextToVideoRecipe) -> Result:
         for number, (one, why) in enumerate(missing.items(), 1):
             sys.stderr.write(f"clip {number} of {len(missing)}: {one.prompts[0]} ({why})\n")
             assert pipeline is not None
-            save(one, *draw(pipeline, one, one.prompts[0]))
+            save(one, *draw(pipeline, one, one.prompts[0], telling))
         sheet = save_contact_sheet(recipe, [one.output for one in ones])
     made = {"made": len(missing), "done_before": len(ones) - len(missing)}
     return [*(one.output for one in ones), sheet], made
 
 
-def load(recipe: TextToVideoRecipe) -> AnimateDiff:
-    """The model of a recipe; what its motion file holds beside motion modules is said."""
+def load(recipe: TextToVideoRecipe) -> tuple[AnimateDiff, dict[str, Tensor]]:
+    """The model of a recipe, and the maps that it is told; what its motion file holds beside motion modules is said."""
     pipeline = AnimateDiff.from_pretrained(
         recipe.model, recipe.motion, recipe.loras, recipe.sparse_control,
         pick_device(recipe.device), pick_dtype(recipe.dtype), recipe.vae, recipe.motion_version,
@@ -89,11 +92,26 @@ def load(recipe: TextToVideoRecipe) -> AnimateDiff:
     if left:
         others = f"{len(left)} tensors are of no motion module and were left, such as {left[0]}"
         sys.stderr.write(f"{recipe.motion}: {others}\n")
-    return pipeline
+    side, frames = pipeline.prior.image_size, recipe.frames if recipe.video is None else None  # those of the video
+    controls = [Control(read_controlnet(told.network), maps_of(told.map, side, frames), told.weight)
+                for told in recipe.controls]  # fmt: skip
+    return controlled(pipeline, controls) if controls else (pipeline, {})
 
 
-def draw(pipeline: AnimateDiff, recipe: TextToVideoRecipe, prompt: str) -> tuple[np.ndarray, Fraction]:
-    """The clip of one prompt, uint8 (f, h, w, 3), and its rate."""
+def maps_of(path: Path, side: int, frames: int | None) -> Tensor:
+    """A map for all frames (1, 3, side, side), or of a clip one for each (f, 3, side, side), scaled where need be."""
+    if path.suffix.lower() in READABLE_SUFFIXES:
+        return read_map(path, side, side, fit=True)[None]
+    maps, _ = read_video(path)
+    if frames not in (None, len(maps)):
+        raise InputError(f"{path} has {len(maps)} maps, and {frames} frames are drawn: give one for each, or --frames")
+    return fitted(maps, side, str(path))
+
+
+def draw(
+    pipeline: AnimateDiff, recipe: TextToVideoRecipe, prompt: str, telling: Mapping[str, Tensor] | None = None
+) -> tuple[np.ndarray, Fraction]:
+    """The clip of one prompt, uint8 (f, h, w, 3), and its rate; `telling` is of `load`."""
     side, rate = pipeline.prior.image_size, recipe.rate
     given = {
         place: fitted(read_image(path, WHITE)[None], side, str(path))[0] for place, path in recipe.pictures.items()
@@ -116,6 +134,7 @@ def draw(pipeline: AnimateDiff, recipe: TextToVideoRecipe, prompt: str) -> tuple
             guidance_scale=recipe.cfg,
             seed=recipe.seed,
             scheduler=recipe.scheduler,
+            telling=telling,
             given=given,
             control_scale=recipe.control_scale,
             video=video,
@@ -150,6 +169,8 @@ def files_of(recipe: TextToVideoRecipe) -> dict[str, Path]:
     found = {"model": resolve(recipe.model), "motion": motion, "vae": vae, "video": recipe.video}
     found["sparse_control"] = None if recipe.sparse_control is None else Path(recipe.sparse_control).expanduser()
     found |= {f"lora {file}": Path(file) for file in recipe.loras}
+    for number, told in enumerate(recipe.controls):
+        found |= {f"controlnet {number}": told.network, f"map {number}": told.map}
     found |= {f"frame {index}": file for index, file in recipe.pictures.items()}
     return {name: file for name, file in found.items() if file is not None}
 

@@ -24,6 +24,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from core2d.adapters.lora import fuse
+from core2d.adapters.options import said_of
 from core2d.app.errors import InputError
 from core2d.prior.backbone import Backbone
 from core2d.prior.base import rescale_contrast
@@ -117,7 +118,9 @@ class AnimateDiff:
         for file, strength in modules.adapters.items():
             fuse(prior.unet, read_motion_lora(file), strength)
         for file, strength in (loras or {}).items():
-            fuse({**flat.family.parts, "unet": prior.unet}, read_motion_lora(file), strength)
+            lora = read_motion_lora(file)
+            with said_of(file):
+                fuse({**flat.family.parts, "unet": prior.unet}, lora, strength)
         if modules.facts.schedule == "published":
             prior.use_schedule(flat.scheduler_config | PUBLISHED_SCHEDULE)
         other = vae or modules.vae

@@ -25,6 +25,7 @@ from core2d.app.recipe import (
 )
 from core2d.app.registry import resolve
 from core2d.media.videos import FASTEST_GIF, VIDEO_SUFFIXES, check_video_output
+from core2d.systems.control.recipe import Told, controls_said
 
 FASTEST, LONGEST = 240, 10_000  # frames a second, frames
 
@@ -55,6 +56,9 @@ class TextToVideoRecipe(Recipe):
     lora: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FILE[@STRENGTH]")] = ()
     """MotionLoRAs, domain adapters and other LoRAs to add, such as v2_lora_ZoomIn.ckpt@0.8; a strength of 1 where none
     is named."""
+    control: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KIND:MAP[@WEIGHT]")] = ()
+    """Maps that the clips follow (ControlNet), such as pose:skeletons.mp4@0.8: a picture for all frames, or a clip with
+    a map for each; KIND is depth, pose, ... or the path of a ControlNet. See `core2d control`."""
     frames: int = 16
     """Frames of a clip; more than a window are drawn in overlapping windows."""
     fps: str = "8"
@@ -112,6 +116,7 @@ class TextToVideoRecipe(Recipe):
             if path is not None and not Path(path).exists():
                 raise InputError(f"{name} {path}: no such file")
         files_and_strengths("--lora", self.lora)
+        controls_said("--control", self.control)
         self.check_output()
         for folder in (self.model, self.vae):
             if folder is not None:
@@ -164,6 +169,11 @@ class TextToVideoRecipe(Recipe):
     def loras(self) -> dict[str | Path, float]:
         """The files of --lora and their strengths; InputError where one is not there, or no number."""
         return {**files_and_strengths("--lora", self.lora)}
+
+    @property
+    def controls(self) -> list[Told]:
+        """The ControlNets of --control, their maps and weights; InputError where something is not there."""
+        return controls_said("--control", self.control)
 
     @property
     def makes_a_folder(self) -> bool:

@@ -9,12 +9,15 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
+from core2d.adapters.options import lora_files, with_loras
 from core2d.app.devices import pick_device, pick_dtype
 from core2d.app.errors import InputError
 from core2d.app.outputs import plain
 from core2d.app.provenance import digests
+from core2d.app.recipe import files_and_strengths
 from core2d.app.registry import resolve
 from core2d.media.sheets import check_singles, save_sheet
+from core2d.prior.backbone import Backbone
 from core2d.systems.text_to_image.pipeline import TextToImage
 from core2d.systems.text_to_image.recipe import TextToImageRecipe
 
@@ -30,7 +33,8 @@ def follow(recipe: TextToImageRecipe) -> tuple[list[Path], Mapping[str, Any]]:
     count = len(recipe.prompts) * recipe.num_images
     if count > 1:
         check_singles(recipe.output)
-    pipeline = TextToImage.from_pretrained(recipe.model, pick_device(recipe.device), pick_dtype(recipe.dtype))
+    prior = Backbone.load(recipe.model, pick_device(recipe.device), pick_dtype(recipe.dtype))
+    pipeline = TextToImage(with_loras(prior, files_and_strengths("--lora", recipe.lora)))
     with tqdm(total=count * recipe.steps, unit="step", disable=None, leave=False) as bar:
 
         def advance(_pipeline: TextToImage, _step: int, _t: Any, tensors: dict[str, Tensor]) -> None:
@@ -58,7 +62,7 @@ def _write(recipe: TextToImageRecipe, images: Tensor) -> list[Path]:
     settings = plain(asdict(recipe))
     for name in ("output", "json", "device"):
         settings.pop(name)
-    inputs = digests({"model": resolve(recipe.model)})
+    inputs = digests({"model": resolve(recipe.model), **lora_files(recipe.lora)})
     sheet_text = {"recipe": json.dumps(settings), "inputs": json.dumps(inputs)}
     texts = [
         sheet_text | {"prompt": prompt, "seed": recipe.seed + index}

@@ -5,7 +5,16 @@ from typing import Literal
 
 from core2d.app.errors import InputError
 from core2d.app.outputs import IMAGE_SUFFIXES, check_output
-from core2d.app.recipe import Output, Prompts, Recipe, check_between, check_prompt, check_prompt_length
+from core2d.app.recipe import (
+    Loras,
+    Output,
+    Prompts,
+    Recipe,
+    check_between,
+    check_prompt,
+    check_prompt_length,
+    files_and_strengths,
+)
 from core2d.app.registry import resolve
 
 
@@ -19,6 +28,8 @@ class TextToImageRecipe(Recipe):
     """Image to write: .png, .jpg or .webp."""
     model: str = "toybox-sd"
     """A bundled model (see `core2d models`), a diffusers folder, or a hub id in the local cache."""
+    lora: Loras = ()
+    """LoRAs to add, such as style.safetensors@0.8; a strength of 1 where none is named."""
     steps: int = 25
     """Denoising steps."""
     cfg: float = 5.0
@@ -40,5 +51,6 @@ class TextToImageRecipe(Recipe):
         check_between("--steps", self.steps, 1, 1000)
         check_between("--cfg", self.cfg, 0, 100)
         check_between("--num-images", self.num_images, 1, 1024)
+        files_and_strengths("--lora", self.lora)
         check_output(self.output, IMAGE_SUFFIXES)
         resolve(self.model)

@@ -1,0 +1,183 @@
+"""The work behind `core2d lora train`, `core2d dreambooth` and `core2d lora fuse`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from core2d.adapters.lora import lora_of
+from core2d.adapters.lora_files import write_lora
+from core2d.adapters.options import with_loras
+from core2d.app.devices import pick_device, pick_dtype
+from core2d.app.errors import InputError
+from core2d.app.outputs import atomic_path
+from core2d.app.provenance import digests
+from core2d.app.recipe import files_and_strengths
+from core2d.app.registry import resolve
+from core2d.app.runs import check_free, check_inputs, read_run, recipe_of_run, run_folder, start_run, working_in
+from core2d.prior.backbone import Backbone
+from core2d.systems.dreambooth.pictures import read_subject, subject_files
+from core2d.systems.dreambooth.recipe import DreamBoothRecipe, LoraFuseRecipe, LoraTrainRecipe, SubjectRecipe
+from core2d.systems.dreambooth.task import NAME, DreamBoothTask, drawn, encoded, low_rank, whole_copy
+from core2d.systems.text_to_image.pipeline import TextToImage
+from core2d.toybox import world
+from core2d.training.checkpoints import set_aside
+from core2d.training.loop import TrainingRecipe, TrainingResult, train
+
+Result = tuple[list[Path], Mapping[str, Any]]
+
+LATENTS = "latents.safetensors"  # in a run folder: what it learns from
+DRAWING_STEPS = 25  # of `TextToImage`
+# Of the whole model and of low-rank layers; the models of Toybox, a hundred times smaller, take larger ones.
+RATES = {"lora": {None: 1e-4, world.NAME: 1e-3}, "whole": {None: 5e-6, world.NAME: 1e-4}}
+
+
+def train_lora(recipe: LoraTrainRecipe) -> Result:
+    """Follow `core2d lora train`."""
+    return _follow(recipe)
+
+
+def dreambooth(recipe: DreamBoothRecipe) -> Result:
+    """Follow `core2d dreambooth`."""
+    return _follow(recipe)
+
+
+def fuse_loras(recipe: LoraFuseRecipe) -> Result:
+    """Follow `core2d lora fuse`."""
+    recipe.check()
+    base = Backbone.load(recipe.model, pick_device(recipe.device))
+    prior = with_loras(base, files_and_strengths("LoRA", recipe.lora))
+    TextToImage(prior).save_pretrained(recipe.output, pick_dtype(recipe.dtype))
+    return [recipe.output], {"loras": len(recipe.lora)}
+
+
+# -- a training, begun or gone on with -----------------------------------------------------------------------------
+
+
+def _follow(recipe: SubjectRecipe) -> Result:
+    recipe.check()
+    if recipe.resume is not None:
+        return _go_on(recipe, recipe.resume)
+    assert recipe.output is not None
+    run = run_folder(recipe.output)
+    check_free(run)
+    files = digests({"model": resolve(recipe.model), **_files_of(recipe.folder)})
+    prior = Backbone.load(recipe.model, pick_device(recipe.device))
+    prior.encode_text(list(_called(recipe)))  # that a name is too long is said before anything is done
+    pictures = read_subject(recipe.folder, prior.image_size, recipe.flip)
+    with working_in(run):
+        set_aside(run)
+        start_run(run, recipe, files)
+        sys.stderr.write(f'{len(pictures)} pictures of "{recipe.subject}"\n')
+        _save_latents(run, encoded(prior, pictures), _draw_kind(prior, recipe))
+        return _learn(recipe, prior, run)
+
+
+def _go_on(given: SubjectRecipe, run: Path) -> Result:
+    """Take a run from where it stopped to its output, which lies beside it."""
+    with working_in(run, resume=True):
+        saved: Any = recipe_of_run(run, type(given))
+        beside = run if run.name not in ("", "..") else run.resolve()
+        output = beside.parent / saved.output.name
+        minutes = saved.minutes if given.minutes is None else given.minutes
+        recipe = replace(saved, resume=None, json=given.json, output=output, minutes=minutes, device=given.device)
+        recipe.check_work()
+        pictures = [name for name in read_run(run).get("inputs", {}) if name != "model"]  # which the run has as latents
+        check_inputs(run, digests({"model": resolve(recipe.model)}), own=pictures)
+        return _learn(recipe, Backbone.load(recipe.model, pick_device(recipe.device)), run, resume=True)
+
+
+def _learn(recipe: SubjectRecipe, prior: Backbone, run: Path, resume: bool = False) -> Result:
+    """Train in a run folder that `working_in` keeps, and write what was learned."""
+    subject, kind = _read_latents(run)
+    if isinstance(recipe, LoraTrainRecipe):
+        tuned, layers = low_rank(prior, recipe.rank, recipe.layers, recipe.seed)
+    else:
+        tuned, layers = whole_copy(prior)
+    called, output = _called(recipe), recipe.output
+    assert output is not None
+    told = prior.encode_text([called[0], called[-1]])
+    task = DreamBoothTask(layers, tuned, subject, kind, told, recipe.preservation, called, seed=recipe.seed)
+    result = _trained(task, training_recipe(recipe, prior.world), run, resume, prior.device)
+    layers.load_state_dict(result.ema)
+    if isinstance(recipe, LoraTrainRecipe):
+        write_lora(output, lora_of(tuned.denoiser, NAME), recipe.style)
+    else:
+        TextToImage(tuned).save_pretrained(output)
+    metrics = {"pictures": len(subject), "of_its_kind": len(kind), "steps": result.step,
+               "seconds_of_training": round(result.seconds, 1)}  # fmt: skip
+    return [output], metrics
+
+
+def _trained(
+    task: DreamBoothTask, recipe: TrainingRecipe, run: Path, resume: bool, device: torch.device
+) -> TrainingResult:
+    try:
+        return train(task, recipe, run, resume=resume, device=device)
+    except FloatingPointError as error:
+        raise InputError(f"the training diverged: {error}; try a lower --learning-rate") from error
+
+
+def training_recipe(recipe: SubjectRecipe, of_world: str | None) -> TrainingRecipe:
+    """How the loop trains what a command was told, for a model of this world (`Prior.world`)."""
+    rates = RATES["lora" if isinstance(recipe, LoraTrainRecipe) else "whole"]
+    return TrainingRecipe(
+        steps=recipe.steps,
+        batch_size=recipe.batch_size,
+        learning_rate=recipe.learning_rate or rates.get(of_world, rates[None]),
+        warmup_steps=min(20, recipe.steps - 1),
+        ema_decay=0.0,  # a few hundred steps whose rate falls to nothing need no average
+        precision="bf16" if recipe.dtype == "bfloat16" else "no",
+        seed=recipe.seed,
+        minutes=recipe.minutes,
+        anneal="steps" if recipe.minutes is None else "minutes",
+        checkpoint_every=100,
+        log_every=10,
+    )
+
+
+# -- what it learns from -------------------------------------------------------------------------------------------
+
+
+def _files_of(folder: Path) -> dict[str, Path]:
+    """Every picture and mask, by name."""
+    pictures = subject_files(folder)
+    files = [*pictures, *(mask for mask in pictures.values() if mask is not None)]
+    return {f"picture {file.relative_to(folder).as_posix()}": file for file in files}
+
+
+def _called(recipe: SubjectRecipe) -> tuple[str, ...]:
+    """The names of the subject and, where the prior is preserved, of its kind."""
+    return (recipe.subject, recipe.called_kind) if recipe.preservation else (recipe.subject,)
+
+
+def _draw_kind(prior: Backbone, recipe: SubjectRecipe) -> Tensor:
+    if not recipe.preservation:
+        side = prior.latent_size
+        return torch.zeros(0, prior.latent_channels, side, side)
+    kind, count = recipe.called_kind, recipe.kind_pictures
+    sys.stderr.write(f'drawing {count} pictures of "{kind}", which is to stay as it is\n')
+    with tqdm(total=count * DRAWING_STEPS, unit="step", desc=kind, disable=None, leave=False) as bar:
+        return drawn(prior, kind, count, recipe.seed, bar.update)
+
+
+def _save_latents(run: Path, subject: Tensor, kind: Tensor) -> None:
+    with atomic_path(run / LATENTS) as temporary:
+        save_file({"subject": subject.contiguous(), "kind": kind.contiguous()}, temporary)
+
+
+def _read_latents(run: Path) -> tuple[Tensor, Tensor]:
+    try:
+        found = load_file(run / LATENTS)
+        return found["subject"], found["kind"]
+    except (OSError, SafetensorError, KeyError) as error:
+        raise InputError(f"{run / LATENTS} is missing or damaged: start the run anew") from error

@@ -1,0 +1,185 @@
+"""DreamBooth (Ruiz et al. 2022, 2208.12242): a prior learns a subject from a few pictures, under a rare word.
+
+    prior, layers = low_rank(prior, rank=8)              # LoRA (2106.09685), or: prior, layers = whole_copy(prior)
+    subject = encoded(prior, pictures)                   # (n, 3, H, W) -> latents
+    kind = drawn(prior, "a mug", count=64)               # by the prior as it was: section 3.3
+    task = DreamBoothTask(layers, prior, subject, kind, prior.encode_text(["a sks mug", "a mug"]))
+    train(task, recipe, run)
+    write_lora(path, lora_of(prior.denoiser, NAME))
+
+What is minimised is equation 2: the error of the subject's pictures under its name, and beside it that of pictures that
+the prior drew of the subject's kind, under the name of the kind. So the rare word alone learns what is special, and the
+kind stays as varied as it was.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from core2d.adapters.lora import UNET, Lora, LowRank, attach
+from core2d.app.errors import InputError
+from core2d.media.pictures import image_grid, save_image
+from core2d.prior.backbone import Backbone
+from core2d.prior.condition import Condition, copy_of
+from core2d.systems.text_to_image.pipeline import TextToImage
+from core2d.training.latent_diffusion import LatentDiffusion
+from core2d.training.task import Losses, step_generator
+
+NAME = "subject"  # of the low-rank layers that learn
+SUBJECT, KIND = 0, 1  # rows of what is told
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+EVERYWHERE = (  # of the blocks of a UNet
+    *ATTENTION, "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2", "time_emb_proj", "conv1", "conv2", "conv_shortcut",
+    "downsamplers.0.conv", "upsamplers.0.conv",
+)  # fmt: skip
+LAYERS = {"attention": ATTENTION, "all": EVERYWHERE}
+ENCODED_AT_ONCE = 8
+PREVIEWS = 4  # pictures of each in a preview
+
+Layers = Literal["attention", "all"]
+
+
+@dataclass
+class DreamBoothTask:
+    """Rows of even number show the subject, the others its kind: as many of the one as of the other.
+
+    Attributes:
+        model: what learns: the denoiser of `prior` (`whole_copy`), or low-rank layers in it (`low_rank`).
+        prior: that speaks with what learns.
+        subject: (n, c, h, w) latents of the subject's pictures.
+        kind: (m, c, h, w) latents that the prior drew of its kind; of none (0, c, h, w) all rows show the subject.
+        told: what the prior is told of the subject, and of its kind: two rows.
+        preservation: weight of the kind, lambda in equation 2.
+        called: names of the subject and of its kind, for previews; without names there are none.
+        snr_floor: see `LatentDiffusion`.
+    """
+
+    model: nn.Module
+    prior: Backbone
+    subject: Tensor
+    kind: Tensor
+    told: Condition
+    preservation: float = 1.0
+    called: tuple[str, ...] = ()
+    snr_floor: float = 0.3
+    seed: int = 0
+    objective: LatentDiffusion = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.objective = LatentDiffusion(self.prior.schedule, self.snr_floor)
+
+    def batch(self, step: int, positions: Tensor, batch_size: int) -> dict[str, Tensor]:
+        """Noisy latents, their noise and time, and whether the subject is told or its kind."""
+        generator = step_generator(self.seed, step)
+        told = torch.arange(batch_size) % 2 if len(self.kind) else torch.zeros(batch_size, dtype=torch.long)  # (b,)
+        counts = torch.tensor([len(self.subject), len(self.kind)])[told]  # (b,)
+        chosen = (torch.rand(batch_size, generator=generator) * counts).long() + told * len(self.subject)
+        latents = torch.cat([self.subject, self.kind])[chosen]  # (b, c, h, w)
+        noise = torch.randn(latents.shape, generator=generator)
+        rows = self.objective.noisy(latents, noise, self.objective.timesteps(batch_size, generator))
+        # A weight a row: the mean over any share of the rows is what one process would see.
+        rows["weight"] = rows["weight"] * torch.where(told == KIND, self.preservation, 1.0)
+        return {name: value[positions] for name, value in (rows | {"told": told}).items()}
+
+    def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Losses:
+        """min-SNR weighted mean squared error of the prediction, of the subject and of its kind (equation 2)."""
+        inputs = self.prior.inputs(batch["noisy"], batch["timesteps"], self.told[batch["told"]], frames=1)
+        return self.objective.loss(self.prior.answer(inputs), batch)
+
+    def preview(self, model: nn.Module, folder: Path, step: int) -> None:
+        """Draw the subject and its kind, from the same noise every time."""
+        if not self.called:
+            return
+        pictures: Any = TextToImage(self.prior)(
+            list(self.called), num_images_per_prompt=PREVIEWS, seed=self.seed, output_type="pt"
+        ).images
+        if pictures.isfinite().all():  # or the next loss says so
+            grid = image_grid(pictures, PREVIEWS)  # a row of each
+            save_image(folder / f"step-{step:06d}.png", grid, {"prompts": " | ".join(self.called)})
+
+
+# -- what learns ---------------------------------------------------------------------------------------------------
+
+
+def low_rank(prior: Backbone, rank: int = 8, layers: Layers = "attention", seed: int = 0) -> tuple[Backbone, nn.Module]:
+    """The same prior with low-rank layers that change nothing yet, and these alone as what learns.
+
+    The weights beside them are those of `prior`, which stays as it is.
+
+    Raises:
+        InputError: the denoiser is no UNet.
+    """
+    network = copy_of(prior.denoiser)
+    attach(network, fresh_lora(network, rank, layers, seed), NAME)
+    found = {name: module for name, module in network.named_modules() if hasattr(module, "lora_A")}
+    learning = {  # a checkpoint holds what learns and no more
+        name.replace(".", "_"): nn.ModuleDict({"down": layer.lora_A[NAME], "up": layer.lora_B[NAME]}).float()
+        for name, layer in found.items()
+    }  # fmt: skip
+    return prior.with_denoiser(network), nn.ModuleDict(learning)
+
+
+def fresh_lora(network: nn.Module, rank: int, layers: Layers = "attention", seed: int = 0) -> Lora:
+    """Factors as they begin: down from a Gaussian, up zero (2106.09685, section 4.1); alpha is the rank.
+
+    Raises:
+        InputError: the network has no such layers.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    changes = {}
+    for name, layer in network.named_modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d) and f".{name}".endswith(tuple(f".{end}" for end in LAYERS[layers])):
+            out, into, *kernel = layer.weight.shape
+            down = torch.randn(rank, into, *kernel, generator=generator) / rank
+            changes[name] = LowRank(down, torch.zeros(out, rank, *(1 for _ in kernel)))
+    if not any(name.startswith(("down_blocks.", "up_blocks.")) for name in changes):
+        raise InputError("only a UNet learns low-rank layers here: give an SD 1.x, 2.x or SDXL model")
+    return Lora({UNET: changes})
+
+
+def whole_copy(prior: Backbone) -> tuple[Backbone, nn.Module]:
+    """The same prior with a denoiser of its own, in float32, all of which learns; `prior` stays as it is."""
+    network = copy.deepcopy(prior.denoiser).float().requires_grad_(True)
+    return prior.with_denoiser(network), network
+
+
+# -- what it learns from -------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def encoded(prior: Backbone, pictures: Tensor) -> Tensor:
+    """(n, c, h, w) latents of pictures (n, 3, H, W) in [0, 1], on the CPU."""
+    parts = [prior.encode_images(part).float().cpu() for part in pictures.split(ENCODED_AT_ONCE)]
+    return _finite(torch.cat(parts))
+
+
+def drawn(
+    prior: Backbone, kind: str, count: int, seed: int = 0, on_step: Callable[[int], None] | None = None
+) -> Tensor:
+    """(count, c, h, w) latents of what the prior draws of a kind before it learns (section 3.3), on the CPU.
+
+    Args:
+        on_step: called with the number of pictures that took a denoising step.
+    """
+
+    def advance(_pipeline: TextToImage, _step: int, _t: Any, tensors: dict[str, Tensor]) -> None:
+        if on_step is not None:
+            on_step(len(tensors["latents"]))
+
+    latents: Any = TextToImage(prior)(
+        kind, num_images_per_prompt=count, seed=seed, output_type="latent", callback_on_step_end=advance
+    ).images
+    return _finite(latents.float().cpu())
+
+
+def _finite(latents: Tensor) -> Tensor:
+    if not latents.isfinite().all():
+        raise InputError("the model gave numbers that are not finite: its weights are damaged, or try --dtype float32")
+    return latents
