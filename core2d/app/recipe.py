@@ -65,7 +65,7 @@ def check_prompt_length(prompt: str) -> None:
 
 
 def file_and_strength(option: str, said: str) -> tuple[Path, float]:
-    """The file or folder of FILE or FILE@STRENGTH and its strength, 1 if none is named; one of the whole name comes first.
+    """The file or folder of FILE or FILE@STRENGTH, and its strength, 1 if none is named; the whole name is tried first.
 
     Raises:
         InputError: there is no file, or the strength is no number from -100 to 100.

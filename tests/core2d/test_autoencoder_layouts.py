@@ -11,7 +11,7 @@ from core2d.bundled.autoencoder_layouts import LAYOUTS, begin_with
 def test_a_layout_is_what_its_name_says(name: str):
     layout = LAYOUTS[name]
     model = layout.build()
-    factor, channels = (int(part) for part in name.removesuffix("-noise")[1:].split("c"))
+    factor, channels = (int(part) for part in name.split("-")[0][1:].split("c"))
     images = torch.zeros(1, 3, layout.size, layout.size)
     latents = model.encode(images).latent_dist.mean  # pyright: ignore[reportAttributeAccessIssue]
     assert latents.shape == (1, channels, layout.size // factor, layout.size // factor)

@@ -452,14 +452,14 @@ def test_a_file_and_its_strength(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         "a.safetensors@-.5": ("a.safetensors", -0.5), "a.safetensors@2.": ("a.safetensors", 2.0),
         "name@work/b.safetensors": ("name@work/b.safetensors", 1.0),
         "name@work/b.safetensors@0.5": ("name@work/b.safetensors", 0.5), "c@2": ("c@2", 1.0), "c@3": ("c", 3.0),
-        "c@2@3": ("c@2", 3.0),
+        "c@2@3": ("c@2", 3.0), "name@work": ("name@work", 1.0),  # a folder, as peft writes it
     }  # fmt: skip
     assert {said: file_and_strength("--lora", said) for said in cases} == {
         said: (Path(file), strength) for said, (file, strength) in cases.items()}  # fmt: skip
     assert list(files_and_strengths("--lora", ["c@3", "a.safetensors"]).items()) == [
         (Path("c"), 3.0), (Path("a.safetensors"), 1.0)]  # fmt: skip
     wrong = {"none": "--lora none: no such file", "none@0.5": "--lora none: no such file",
-             "name@work/none": "--lora name@work/none: no such file", "name@work": "--lora name@work: no such file",
+             "name@work/none": "--lora name@work/none: no such file",
              "c@much": "c@0.8", "c@nan": "c@0.8", "c@": "c@0.8", "c@101": "up to 100", "c@1e1": "c@0.8", "c@.": "c@0.8",
              f"c@{'9' * 400}": "up to 100", "c@--1": "c@0.8", "c@\u0662": "c@0.8"}  # fmt: skip
     for said, words in wrong.items():

@@ -167,7 +167,11 @@ def _draw_kind(prior: Backbone, recipe: SubjectRecipe) -> Tensor:
     kind, count = recipe.called_kind, recipe.kind_pictures
     sys.stderr.write(f'drawing {count} pictures of "{kind}", which is to stay as it is\n')
     with tqdm(total=count * DRAWING_STEPS, unit="step", desc=kind, disable=None, leave=False) as bar:
-        return drawn(prior, kind, count, recipe.seed, bar.update)
+
+        def advance(pictures: int) -> None:
+            bar.update(pictures)
+
+        return drawn(prior, kind, count, recipe.seed, advance)
 
 
 def _save_latents(run: Path, subject: Tensor, kind: Tensor) -> None:

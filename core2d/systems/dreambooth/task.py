@@ -118,8 +118,8 @@ def low_rank(prior: Backbone, rank: int = 8, layers: Layers = "attention", seed:
     """
     network = copy_of(prior.denoiser)
     attach(network, fresh_lora(network, rank, layers, seed), NAME)
-    found = {name: module for name, module in network.named_modules() if hasattr(module, "lora_A")}
-    learning = {  # a checkpoint holds what learns and no more
+    found: dict[str, Any] = {name: module for name, module in network.named_modules() if hasattr(module, "lora_A")}
+    learning: dict[str, nn.Module] = {  # a checkpoint holds what learns and no more
         name.replace(".", "_"): nn.ModuleDict({"down": layer.lora_A[NAME], "up": layer.lora_B[NAME]}).float()
         for name, layer in found.items()
     }  # fmt: skip
