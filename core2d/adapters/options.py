@@ -48,7 +48,7 @@ def with_lora(prior: AnyPrior, lora: Lora, strength: float = 1.0) -> AnyPrior:
     encoders = {part: copy_of(prior.family.parts[part]) for part in words.parts if part in prior.family.models}
     fuse(encoders, words, strength)
     adapters = [LoraAdapter(Lora({UNET: lora.unet}), strength)] if lora.unet else []
-    return prior.with_text_encoders(**encoders).with_adapters(*adapters)
+    return prior.with_text_encoders(**encoders).with_adapters(*adapters)  # pyright: ignore[reportReturnType]
 
 
 @contextmanager
