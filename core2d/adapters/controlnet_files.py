@@ -29,7 +29,7 @@ from core2d.app.outputs import atomic_path
 from core2d.files.ldm import Names, diffusers_to_ldm, ldm_to_diffusers, unet_config_of, unet_to_ldm
 from core2d.files.loading import load_model, quiet_libraries, read_json, save_model
 from core2d.files.manifests import Manifest, compare_keys, manifest_of
-from core2d.files.tensors import read_metadata, read_tensors
+from core2d.files.tensors import read_settings, read_tensors
 
 Style = Literal["diffusers", "original"]
 PREFIX = "control_model."  # of a ControlNet in a checkpoint of the authors
@@ -220,15 +220,9 @@ def _sdxl(label: tuple[int, ...] | None) -> dict[str, Any]:
 
 def _said_by(path: Path) -> dict[str, Any]:
     """The config that a file says of itself, or that diffusers wrote beside it; nothing where there is none."""
-    said = read_metadata(path).get(SETTINGS)
+    said = read_settings(path, SETTINGS)
     if said is not None:
-        try:
-            found = json.loads(said)
-        except ValueError:
-            found = None
-        if not isinstance(found, dict):
-            raise InputError(f"{path} holds {SETTINGS} that is no JSON object: it is damaged")
-        return found
+        return said
     beside = path.with_name("config.json")
     config = read_json(beside) if beside.is_file() else {}
     return config if config.get("_class_name") == "ControlNetModel" else {}

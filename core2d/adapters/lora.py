@@ -127,8 +127,9 @@ def fuse(models: nn.Module | Mapping[str, Any], lora: Lora, strength: float = 1.
     """
     if not math.isfinite(strength):
         raise InputError(f"a LoRA cannot be added with a strength of {strength}: give a number such as 0.8")
-    fused = []
-    for _, _, layer, change in _places(models, lora):
+    fused, places = [], _places(models, lora)
+    # At 0 the weights stay where they are: elsewhere in memory, their products may differ in the last bit.
+    for _, _, layer, change in places if strength else ():
         weight: Any = layer.weight
         wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
         grown = (wide + strength * change.delta(weight.device)).to(weight.dtype)

@@ -30,7 +30,7 @@ from core2d.adapters.lora_names import flattened, place_of, written
 from core2d.app.errors import InputError
 from core2d.app.outputs import atomic_path, write_json
 from core2d.files.loading import read_json
-from core2d.files.tensors import read_metadata, read_tensors
+from core2d.files.tensors import read_settings, read_tensors
 
 Style = Literal["diffusers", "peft", "kohya"]
 METADATA = "lora_adapter_metadata"  # of diffusers, in a safetensors file
@@ -171,14 +171,8 @@ class Scales:
 
 def _scales(path: Path, parts: set[str], from_peft: bool) -> dict[str, Scales]:
     """What the settings of a file say, by part; nothing for a part that they do not name."""
-    said = read_metadata(path).get(METADATA)
-    if said:
-        try:
-            settings = json.loads(said)
-        except ValueError:
-            settings = None
-        if not isinstance(settings, dict):
-            raise InputError(f"{path} holds {METADATA} that is no JSON object: it is damaged")
+    settings = read_settings(path, METADATA)
+    if settings is not None:
         return _by_part(settings, path, parts)
     beside = path.with_name(PEFT_CONFIG)
     if beside.is_file() and (from_peft or path.name == PEFT_WEIGHTS):

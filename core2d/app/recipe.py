@@ -43,6 +43,31 @@ class Recipe:
         check_between("--seed", self.seed, 0, 2**63 - 1)
 
 
+@dataclass(frozen=True, kw_only=True)
+class DrawingRecipe(Recipe):
+    """What every command that draws single pictures from words has."""
+
+    model: str = "toybox-sd"
+    """A bundled model (see `core2d models`), a diffusers folder, or a hub id in the local cache."""
+    steps: int = 25
+    """Denoising steps."""
+    cfg: float = 5.0
+    """Classifier-free guidance scale: 1 follows the prompt freely, more follows it closely."""
+    negative_prompt: str = ""
+    """What the images should not show."""
+    num_images: int = 1
+    """Images for each prompt, from this seed on: those of one prompt stand in one row."""
+    scheduler: Literal["ddim", "ddpm", "dpm++", "euler", "euler-a", "pndm", "unipc"] | None = None
+    """How the noise is taken away step by step; None takes the scheduler of the model's folder."""
+
+    def check(self) -> None:
+        super().check()
+        check_prompt_length(self.negative_prompt)
+        check_between("--steps", self.steps, 1, 1000)
+        check_between("--cfg", self.cfg, 0, 100)
+        check_between("--num-images", self.num_images, 1, 1024)
+
+
 def check_between(name: str, value: float, low: float, high: float) -> None:
     """Raise `InputError` unless `low <= value <= high` (not a number is neither)."""
     if not (math.isfinite(value) and low <= value <= high):

@@ -18,7 +18,7 @@ from transformers import CLIPTokenizer
 from core2d.app.errors import InputError
 from core2d.app.outputs import atomic_path
 from core2d.bundled import prior, scores, vae
-from core2d.bundled.autoencoder_layouts import Layout, begin_with, even_out
+from core2d.bundled.autoencoder_layouts import LAYOUTS, begin_with, even_out
 from core2d.bundled.stages import judge_in, train_networks
 from core2d.bundled.training import Stage, TrainingSetup, keep, processes, run_training
 from core2d.bundled.world import training_pictures
@@ -29,7 +29,7 @@ from core2d.training.autoencoder import AutoencoderTask
 from core2d.training.loop import TrainingRecipe
 
 FOLDER = "toybox-sd-128"
-LAYOUT = Layout((16, 24, 48, 64, 64), latent_channels=16, size=128)
+LAYOUT = LAYOUTS["f16c16-nested"]
 RECIPE = TrainingRecipe(
     steps=5000, batch_size=16, learning_rate=1.2e-3, warmup_steps=100, ema_decay=0.995, checkpoint_every=100,
     anneal="minutes", minutes=90,

@@ -1,6 +1,6 @@
 """How well a subject of Toybox is learned from a few pictures, and what that costs the prior elsewhere.
 
-    found = subject_scores(prior, tuned, judge, subject(seed, 0, PICTURES), seed)
+    found = subject_scores(prior, tuned, judge, subject(seed, 0, PICTURES + TRUTH), seed)
 
 A judge looks at what is drawn; it has trained nothing here. Subjects and samples of `world.TUNING_SEEDS` choose a
 recipe, those of `world.REPORTING_SEEDS` are reported.
@@ -16,8 +16,7 @@ from torch import Tensor
 
 from core2d.bundled.scores import GUIDANCE, Scores, draw_samples, pictures_of
 from core2d.prior.backbone import Backbone
-from core2d.systems.dreambooth.command import training_recipe
-from core2d.systems.dreambooth.recipe import SubjectRecipe
+from core2d.systems.dreambooth.recipe import LoraTrainRecipe
 from core2d.systems.dreambooth.task import DreamBoothTask, drawn, encoded, low_rank
 from core2d.systems.text_to_image.pipeline import TextToImage
 from core2d.toybox import captions, world
@@ -84,22 +83,22 @@ def _right(pipeline: TextToImage, judge: PictureJudge, learned: Subject, seed: i
 
 
 def learn_and_score(
-    prior: Backbone, judge: PictureJudge, recipe: SubjectRecipe, seed: int, number: int, run: Path
+    prior: Backbone, judge: PictureJudge, recipe: LoraTrainRecipe, seed: int, number: int, run: Path
 ) -> Scores:
     """Teach a prior one of the subjects of a seed, as `core2d lora train` does, and score it; "minutes" with the rest.
 
     Args:
-        recipe: a `LoraTrainRecipe`, whose names and places do not count.
+        recipe: whose names and places do not count.
         seed, number: see `core2d.toybox.subjects.subject`.
         run: a new folder of the training.
     """
     started, learned = time.perf_counter(), subject(seed, number, PICTURES + TRUTH)
     pictures, _ = pictures_of(learned.scenes[:PICTURES], prior.image_size)
-    tuned, layers = low_rank(prior, recipe.rank, recipe.layers, recipe.seed)  # pyright: ignore
+    tuned, layers = low_rank(prior, recipe.rank, recipe.layers, recipe.seed)
     told = prior.encode_text([learned.called, learned.kind])
     kind = drawn(prior, learned.kind, recipe.kind_pictures, recipe.seed)
     task = DreamBoothTask(layers, tuned, encoded(prior, pictures), kind, told, recipe.preservation, seed=recipe.seed)
-    result = train(task, training_recipe(recipe, prior.world), run, device=prior.device)
+    result = train(task, recipe.training(prior.world), run, device=prior.device)
     layers.load_state_dict(result.ema)
     minutes = (time.perf_counter() - started) / 60
     return {**subject_scores(prior, tuned, judge, learned, seed), "minutes": minutes}

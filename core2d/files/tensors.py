@@ -1,7 +1,9 @@
 """All tensors of one file, whatever kind it is, and what its metadata say; no pickle is ever run."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -34,3 +36,21 @@ def read_metadata(path: Path) -> Mapping[str, str]:
         return {}
     with safe_open(path, "pt") as file:
         return file.metadata() or {}
+
+
+def read_settings(path: Path, name: str) -> dict[str, Any] | None:
+    """What the metadata of a file say under a name, which is to be a JSON object; None where they say nothing.
+
+    Raises:
+        InputError: it is none.
+    """
+    said = read_metadata(path).get(name)
+    if not said:
+        return None
+    try:
+        settings = json.loads(said)
+    except ValueError:
+        settings = None
+    if not isinstance(settings, dict):
+        raise InputError(f"{path} holds {name} that are no JSON object: it is damaged")
+    return settings

@@ -31,7 +31,7 @@ from core2d.app.outputs import atomic_path, write_json
 from core2d.app.registry import bundled
 from core2d.files.loading import load_model, read_json, save_model
 from core2d.files.manifests import Comparison, compare_keys, manifest_of
-from core2d.files.tensors import read_metadata, read_tensors
+from core2d.files.tensors import read_settings, read_tensors
 
 Style = Literal["original", "diffusers"]
 MotionVersion = Literal["v1", "v2", "v3"]
@@ -360,11 +360,4 @@ def settings_in(path: Path) -> dict[str, Any]:
     Raises:
         InputError: what is there is no JSON object.
     """
-    said = read_metadata(path).get(SETTINGS, "{}")
-    try:
-        told = json.loads(said)
-    except ValueError:
-        told = None
-    if not isinstance(told, dict):
-        raise InputError(f"{path} holds {SETTINGS} that are no JSON object: it is damaged")
-    return told
+    return read_settings(path, SETTINGS) or {}

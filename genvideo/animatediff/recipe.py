@@ -13,6 +13,7 @@ import tyro
 from core2d.app.errors import InputError
 from core2d.app.outputs import check_output
 from core2d.app.recipe import (
+    Loras,
     OptionalPath,
     Output,
     Prompts,
@@ -53,7 +54,7 @@ class TextToVideoRecipe(Recipe):
     vae: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
     """Another autoencoder for the same latents, such as sd-vae-ft-mse: a bundled name or a folder; None takes the one
     that belongs to the motion modules, else that of the model."""
-    lora: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FILE[@STRENGTH]")] = ()
+    lora: Loras = ()
     """MotionLoRAs, domain adapters and other LoRAs to add, such as v2_lora_ZoomIn.ckpt@0.8; a strength of 1 where none
     is named."""
     control: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KIND:MAP[@WEIGHT]")] = ()

@@ -11,7 +11,7 @@ import tyro
 
 from core2d.app.errors import InputError
 from core2d.app.outputs import IMAGE_SUFFIXES, check_output
-from core2d.app.recipe import Output, Recipe, check_between, check_prompt, check_prompt_length, file_and_strength
+from core2d.app.recipe import DrawingRecipe, Output, check_between, check_prompt, file_and_strength
 from core2d.app.registry import bundled, resolve
 
 Kind = Literal["depth", "normal", "edges", "segmentation", "pose"]
@@ -32,7 +32,7 @@ class Told(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ControlRecipe(Recipe):
+class ControlRecipe(DrawingRecipe):
     """Draw images from text whose layout follows a map (ControlNet)."""
 
     map: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MAP")]
@@ -57,36 +57,20 @@ class ControlRecipe(Recipe):
     """Share of the denoising at which it ends to count."""
     also: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KIND:MAP[@WEIGHT]")] = ()
     """More maps to follow, such as pose:skeleton.png@0.8; in place of KIND the path of a ControlNet will do."""
-    model: str = "toybox-sd"
-    """A bundled model (see `core2d models`), a diffusers folder, or a hub id in the local cache."""
     height: int | None = None
     """Pixels; None takes what the model was trained on."""
     width: int | None = None
     """Pixels; None takes what the model was trained on."""
-    steps: int = 25
-    """Denoising steps."""
-    cfg: float = 5.0
-    """Classifier-free guidance scale: 1 follows the prompt freely, more follows it closely."""
-    negative_prompt: str = ""
-    """What the images should not show."""
-    num_images: int = 1
-    """Images to draw, from this seed on."""
-    scheduler: Literal["ddim", "ddpm", "dpm++", "euler", "euler-a", "pndm", "unipc"] | None = None
-    """How the noise is taken away step by step; None takes the scheduler of the model's folder."""
 
     def check(self) -> None:
         super().check()
         check_prompt(self.prompt)
-        check_prompt_length(self.negative_prompt)
         if self.from_picture and self.kind in NEEDED:
             raise InputError(f"--from-picture --kind {self.kind} needs {NEEDED[self.kind]}, and none comes with this: "
                              "make the map with another program, and give it without --from-picture")  # fmt: skip
         if not 0 <= self.start < self.end <= 1:
             raise InputError(f"--start {self.start} --end {self.end}: give shares of the denoising, such as 0 and 0.8")
         check_between("--control-weight", self.control_weight, 0, STRONGEST)
-        check_between("--steps", self.steps, 1, 1000)
-        check_between("--cfg", self.cfg, 0, 100)
-        check_between("--num-images", self.num_images, 1, 1024)
         for name, side in (("--height", self.height), ("--width", self.width)):
             if side is not None:
                 check_between(name, side, 1, 16384)

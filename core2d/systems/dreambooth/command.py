@@ -19,7 +19,7 @@ from core2d.adapters.lora_files import write_lora
 from core2d.adapters.options import with_loras
 from core2d.app.devices import pick_device, pick_dtype
 from core2d.app.errors import InputError
-from core2d.app.outputs import atomic_path
+from core2d.app.outputs import atomic_path, remove
 from core2d.app.provenance import digests
 from core2d.app.recipe import files_and_strengths
 from core2d.app.registry import resolve
@@ -29,7 +29,6 @@ from core2d.systems.dreambooth.pictures import read_subject, subject_files
 from core2d.systems.dreambooth.recipe import DreamBoothRecipe, LoraFuseRecipe, LoraTrainRecipe, SubjectRecipe
 from core2d.systems.dreambooth.task import NAME, DreamBoothTask, drawn, encoded, low_rank, whole_copy
 from core2d.systems.text_to_image.pipeline import TextToImage
-from core2d.toybox import world
 from core2d.training.checkpoints import set_aside
 from core2d.training.loop import TrainingRecipe, TrainingResult, train
 
@@ -37,8 +36,6 @@ Result = tuple[list[Path], Mapping[str, Any]]
 
 LATENTS = "latents.safetensors"  # in a run folder: what it learns from
 DRAWING_STEPS = 25  # of `TextToImage`
-# Of the whole model and of low-rank layers; the models of Toybox, a hundred times smaller, take larger ones.
-RATES = {"lora": {None: 1e-4, world.NAME: 1e-3}, "whole": {None: 5e-6, world.NAME: 1e-4}}
 
 
 def train_lora(recipe: LoraTrainRecipe) -> Result:
@@ -76,6 +73,8 @@ def _follow(recipe: SubjectRecipe) -> Result:
     pictures = read_subject(recipe.folder, prior.image_size, recipe.flip)
     with working_in(run):
         set_aside(run)
+        for earlier in (LATENTS, "previews"):  # of another run, which this one may not be taken for
+            remove(run / earlier)
         start_run(run, recipe, files)
         sys.stderr.write(f'{len(pictures)} pictures of "{recipe.subject}"\n')
         _save_latents(run, encoded(prior, pictures), _draw_kind(prior, recipe))
@@ -107,7 +106,7 @@ def _learn(recipe: SubjectRecipe, prior: Backbone, run: Path, resume: bool = Fal
     assert output is not None
     told = prior.encode_text([called[0], called[-1]])
     task = DreamBoothTask(layers, tuned, subject, kind, told, recipe.preservation, called, seed=recipe.seed)
-    result = _trained(task, training_recipe(recipe, prior.world), run, resume, prior.device)
+    result = _trained(task, recipe.training(prior.world), run, resume, prior.device)
     layers.load_state_dict(result.ema)
     if isinstance(recipe, LoraTrainRecipe):
         write_lora(output, lora_of(tuned.denoiser, NAME), recipe.style)
@@ -125,24 +124,6 @@ def _trained(
         return train(task, recipe, run, resume=resume, device=device)
     except FloatingPointError as error:
         raise InputError(f"the training diverged: {error}; try a lower --learning-rate") from error
-
-
-def training_recipe(recipe: SubjectRecipe, of_world: str | None) -> TrainingRecipe:
-    """How the loop trains what a command was told, for a model of this world (`Prior.world`)."""
-    rates = RATES["lora" if isinstance(recipe, LoraTrainRecipe) else "whole"]
-    return TrainingRecipe(
-        steps=recipe.steps,
-        batch_size=recipe.batch_size,
-        learning_rate=recipe.learning_rate or rates.get(of_world, rates[None]),
-        warmup_steps=min(20, recipe.steps - 1),
-        ema_decay=0.0,  # a few hundred steps whose rate falls to nothing need no average
-        precision="bf16" if recipe.dtype == "bfloat16" else "no",
-        seed=recipe.seed,
-        minutes=recipe.minutes,
-        anneal="steps" if recipe.minutes is None else "minutes",
-        checkpoint_every=100,
-        log_every=10,
-    )
 
 
 # -- what it learns from -------------------------------------------------------------------------------------------

@@ -19,6 +19,8 @@ from core2d.app.recipe import (
     files_and_strengths,
 )
 from core2d.app.registry import resolve
+from core2d.toybox import world
+from core2d.training.recipe import TrainingRecipe
 
 NO_FOLDER = Path()
 ANEW = ("resume", "device", "json", "minutes")  # what a run that is gone on with may be told
@@ -30,6 +32,7 @@ class SubjectRecipe(Recipe):
     """What both trainings on a subject are told."""
 
     example: ClassVar[str]  # of an output
+    rates: ClassVar[dict[str | None, float]]  # by the world of the model: those of Toybox are a hundred times smaller
 
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")] = NO_FOLDER
     """Pictures of the subject, four to six of them or more: PNG, JPEG, WebP. Cut-outs are laid on white, by their
@@ -98,6 +101,22 @@ class SubjectRecipe(Recipe):
         """Refuse a place where nothing can be written."""
         raise NotImplementedError
 
+    def training(self, of_world: str | None) -> TrainingRecipe:
+        """What the training loop is told, for a model of this world (`Prior.world`)."""
+        return TrainingRecipe(
+            steps=self.steps,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate or self.rates.get(of_world, self.rates[None]),
+            warmup_steps=min(20, self.steps - 1),
+            ema_decay=0.0,  # a few hundred steps whose rate falls to nothing need no average
+            precision="bf16" if self.dtype == "bfloat16" else "no",
+            seed=self.seed,
+            minutes=self.minutes,
+            anneal="steps" if self.minutes is None else "minutes",
+            checkpoint_every=100,
+            log_every=10,
+        )
+
     @property
     def called_kind(self) -> str:
         """The subject without its rare word: the class noun of "a [identifier] [class noun]" (section 3.2).
@@ -132,6 +151,7 @@ class LoraTrainRecipe(SubjectRecipe):
     """How the file names its layers."""
 
     example: ClassVar[str] = "-o subject.safetensors"
+    rates: ClassVar[dict[str | None, float]] = {None: 1e-4, world.NAME: 1e-3}
 
     def check_work(self) -> None:
         super().check_work()
@@ -157,6 +177,7 @@ class DreamBoothRecipe(SubjectRecipe):
     """None takes 0.000005, and 0.0001 for the small models of Toybox."""
 
     example: ClassVar[str] = "-o subject"
+    rates: ClassVar[dict[str | None, float]] = {None: 5e-6, world.NAME: 1e-4}
 
     def check_output(self) -> None:
         assert self.output is not None

@@ -8,8 +8,8 @@
     write_lora(path, lora_of(prior.denoiser, NAME))
 
 What is minimised is equation 2: the error of the subject's pictures under its name, and beside it that of pictures that
-the prior drew of the subject's kind, under the name of the kind. So the rare word alone learns what is special, and the
-kind stays as varied as it was.
+the prior drew of the subject's kind (the paper's class noun), under the name of the kind. So the rare word alone learns
+what is special, and the kind stays as varied as it was.
 """
 
 from __future__ import annotations
