@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -95,9 +96,9 @@ def learn_and_score(
     started, learned = time.perf_counter(), subject(seed, number, PICTURES + TRUTH)
     pictures, _ = pictures_of(learned.scenes[:PICTURES], prior.image_size)
     tuned, layers = low_rank(prior, recipe.rank, recipe.layers, recipe.seed)
-    told = prior.encode_text([learned.called, learned.kind])
-    kind = drawn(prior, learned.kind, recipe.kind_pictures, recipe.seed)
-    task = DreamBoothTask(layers, tuned, encoded(prior, pictures), kind, told, recipe.preservation, seed=recipe.seed)
+    prompts = replace(recipe, subject=learned.called).kept(prior.world)
+    told, kept = prior.encode_text([learned.called, *prompts]), drawn(prior, prompts, recipe.seed)
+    task = DreamBoothTask(layers, tuned, encoded(prior, pictures), kept, told, recipe.preservation, seed=recipe.seed)
     result = train(task, recipe.training(prior.world), run, device=prior.device)
     layers.load_state_dict(result.ema)
     minutes = (time.perf_counter() - started) / 60

@@ -41,16 +41,17 @@ from core2d.training.loop import TrainingRecipe, train
 
 Fold = Callable[..., Path]
 CPU = torch.device("cpu")
+PROMPTS = ["a sks mug", "a mug", "a mug", "a red mug", "a chair"]  # of a subject, and of what is kept
 
 
-def task_of(prior: Backbone, whole: bool = False, kind: int = 4, **options: Any) -> DreamBoothTask:
-    """Three pictures of a subject and some of its kind, all random."""
+def task_of(prior: Backbone, whole: bool = False, kept: int = 4, **options: Any) -> DreamBoothTask:
+    """Three pictures of a subject and some that are kept, half of its kind and half of others, all random."""
     generator = torch.Generator().manual_seed(5)
     shape = (prior.latent_channels, prior.latent_size, prior.latent_size)
-    subject_latents, kind_latents = (torch.randn(count, *shape, generator=generator) for count in (3, kind))
+    subject_latents, kept_latents = (torch.randn(count, *shape, generator=generator) for count in (3, kept))
     tuned, layers = whole_copy(prior) if whole else low_rank(prior, 2)
-    told = prior.encode_text(["a sks mug", "a mug"])
-    return DreamBoothTask(layers, tuned, subject_latents, kind_latents, told, **options)
+    told = prior.encode_text([*PROMPTS[:1], *PROMPTS[1:] * (kept // 4)])
+    return DreamBoothTask(layers, tuned, subject_latents, kept_latents, told, **options)
 
 
 def short(steps: int = 8, **changes: Any) -> TrainingRecipe:
@@ -94,32 +95,33 @@ def test_it_begins_as_the_prior_and_leaves_that_as_it_is(tiny_folder: Fold, tmp_
     assert all(p.grad is None and not p.requires_grad for p in prior.denoiser.parameters())
 
 
-def test_the_rows_are_a_function_of_the_step_and_half_of_them_of_the_kind(prior: Backbone):
+def test_the_rows_are_a_function_of_the_step_and_half_of_them_of_what_is_kept(prior: Backbone):
     task = task_of(prior, preservation=0.25)
     rows = task.batch(3, torch.arange(8), 8)
-    assert rows["told"].tolist() == [0, 1] * 4
+    assert not rows["told"][::2].any() and rows["told"][1::2].all()
+    assert {row for step in range(20) for row in task.batch(step, torch.arange(8), 8)["told"].tolist()} == set(range(5))
     again = [task.batch(3, positions, 8) for positions in torch.arange(8).split(4)]
     assert all(torch.equal(torch.cat([half[name] for half in again]), value) for name, value in rows.items())
     assert not torch.equal(task.batch(4, torch.arange(8), 8)["noisy"], rows["noisy"])
     plain = task.objective.schedule.min_snr_weight(rows["timesteps"], floor=task.snr_floor)
     torch.testing.assert_close(rows["weight"], plain * torch.tensor([1.0, 0.25] * 4))
-    alone = task_of(prior, kind=0).batch(3, torch.arange(8), 8)
+    alone = task_of(prior, kept=0).batch(3, torch.arange(8), 8)
     assert not alone["told"].any()
-    # The latents under the noise are those of the subject, and of the kind; their noise is the target.
+    # The latents under the noise are those of the subject, and those drawn of what is told; their noise is the target.
     found = prior.schedule.prediction(rows["target"], rows["noisy"], rows["timesteps"]).x0
     for row, told in zip(found, rows["told"], strict=True):
-        pool = (task.subject, task.kind)[told]
+        pool = task.kept[told - 1][None] if told else task.subject
         assert (pool - row).abs().flatten(1).amax(1).min() < 1e-2
 
 
 def test_the_loss_is_equation_2(prior: Backbone):
-    """Mean over pairs of the subject's error under its name and, weighted, the kind's under the name of the kind."""
+    """Mean over pairs of the subject's error under its name and, weighted, of another under the name of that."""
     task = task_of(prior, preservation=0.5)
     rows = task.batch(0, torch.arange(6), 6)
     loss, _ = task.loss(task.model, rows)
     errors = []
     for row in range(6):
-        name, t = ("a sks mug", "a mug")[row % 2], rows["timesteps"][row : row + 1]
+        name, t = PROMPTS[rows["told"][row]], rows["timesteps"][row : row + 1]
         output = prior.network(rows["noisy"][row : row + 1], t, prior.encode_text([name]))
         weight = prior.schedule.min_snr_weight(t, floor=0.3)
         errors.append((1.0, 0.5)[row % 2] * weight * (output - rows["target"][row : row + 1]).square().mean())
@@ -209,7 +211,7 @@ def test_latents_are_those_of_the_prior(prior: Backbone):
     torch.testing.assert_close(encoded(prior, pictures), prior.encode_images(pictures), atol=1e-5, rtol=1e-5)
     expected = TextToImage(prior)("a mug", num_images_per_prompt=2, seed=4, output_type="latent").images
     seen: list[int] = []
-    assert torch.equal(drawn(prior, "a mug", 2, seed=4, on_step=seen.append), expected) and sum(seen) == 50
+    assert torch.equal(drawn(prior, ["a mug"] * 2, seed=4, on_step=seen.append), expected) and sum(seen) == 50
 
 
 # -- the commands ------------------------------------------------------------------------------------------------------
@@ -245,7 +247,7 @@ def test_a_lora_is_learned_from_a_folder(
     status, told, _ = follow("lora", "train", photographs, *options(model), "-o", file)
     assert status == 0 and told["outputs"] == [str(file)]
     assert told["metrics"] | {"seconds_of_training": 0} == {
-        "pictures": 4, "of_its_kind": 3, "steps": 6, "seconds_of_training": 0}  # fmt: skip
+        "pictures": 4, "kept": 3, "steps": 6, "seconds_of_training": 0}  # fmt: skip
     assert sorted(path.name for path in file.parent.iterdir()) == ["mug.run", "mug.safetensors"]
     run = tmp_path / "out" / "mug.run"
     manifest = json.loads((run / "run.json").read_text())
@@ -331,7 +333,7 @@ def test_the_whole_model_is_a_folder_that_stock_opens(
 ):
     model, folder = tiny_folder("sd1", camera=True), tmp_path / "subject"
     status, told, said = follow("dreambooth", photographs, *options(model), "-o", folder, "--preservation", 0)
-    assert status == 0 and told["metrics"]["of_its_kind"] == 0, said
+    assert status == 0 and told["metrics"]["kept"] == 0, said
     stock: Any = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True)
     stock.set_progress_bar_config(disable=True)
     noise = torch.Generator().manual_seed(0)
@@ -389,6 +391,8 @@ GOOD = ["--subject", "a sks mug"]
         (["mug", *GOOD, "--learning-rate", "0"], "--learning-rate 0"),
         (["mug", *GOOD, "--preservation", "-1"], "--preservation -1"),
         (["mug", *GOOD, "--kind-pictures", "0"], "--kind-pictures 0"),
+        (["mug", *GOOD, "--preserve", "a cat", "--preservation", "0"], "--preserve with --preservation 0"),
+        (["mug", *GOOD, "--preserve", " "], "prompt"),
         (["mug", *GOOD, "--rank", "0"], "--rank 0"),
         (["mug", *GOOD, "--dtype", "float16"], "loses small gradients"),
         (["mug", *GOOD, "--style", "peft"], "the style of peft is a folder"),
@@ -426,6 +430,16 @@ def test_the_kind_is_the_subject_without_its_rare_word():
     cases = {"a sks mug": "a mug", "sks mug": "mug", "A SKS coffee mug": "A coffee mug", "the zwx dog": "the dog"}
     assert {said: LoraTrainRecipe(subject=said).called_kind for said in cases} == cases
     assert LoraTrainRecipe(subject="sks", kind="a mug").called_kind == "a mug"
+
+
+def test_what_is_kept_is_the_kind_and_other_prompts():
+    recipe = LoraTrainRecipe(subject="a sks mug", kind_pictures=2)
+    assert recipe.kept(None) == ["a mug"] * 2
+    of_toybox = recipe.kept("toybox")
+    assert of_toybox[:2] == ["a mug"] * 2 and len(of_toybox) == 2 + 64 and len(set(of_toybox)) > 60
+    named = LoraTrainRecipe(subject="a sks mug", kind_pictures=2, preserve=("a cat", "a dog"))
+    assert named.kept("toybox") == named.kept(None) == ["a mug", "a mug", "a cat", "a dog"]
+    assert LoraTrainRecipe(subject="a sks mug", preservation=0).kept("toybox") == []
 
 
 # -- subjects of Toybox, and how well they are learned -----------------------------------------------------------------

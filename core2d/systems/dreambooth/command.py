@@ -77,7 +77,7 @@ def _follow(recipe: SubjectRecipe) -> Result:
             remove(run / earlier)
         start_run(run, recipe, files)
         sys.stderr.write(f'{len(pictures)} pictures of "{recipe.subject}"\n')
-        _save_latents(run, encoded(prior, pictures), _draw_kind(prior, recipe))
+        _save_latents(run, encoded(prior, pictures), _draw_kept(prior, recipe))
         return _learn(recipe, prior, run)
 
 
@@ -97,22 +97,22 @@ def _go_on(given: SubjectRecipe, run: Path) -> Result:
 
 def _learn(recipe: SubjectRecipe, prior: Backbone, run: Path, resume: bool = False) -> Result:
     """Train in a run folder that `working_in` keeps, and write what was learned."""
-    subject, kind = _read_latents(run)
+    subject, kept = _read_latents(run)
     if isinstance(recipe, LoraTrainRecipe):
         tuned, layers = low_rank(prior, recipe.rank, recipe.layers, recipe.seed)
     else:
         tuned, layers = whole_copy(prior)
     called, output = _called(recipe), recipe.output
     assert output is not None
-    told = prior.encode_text([called[0], called[-1]])
-    task = DreamBoothTask(layers, tuned, subject, kind, told, recipe.preservation, called, seed=recipe.seed)
+    told = prior.encode_text([called[0], *recipe.kept(prior.world)])
+    task = DreamBoothTask(layers, tuned, subject, kept, told, recipe.preservation, called, seed=recipe.seed)
     result = _trained(task, recipe.training(prior.world), run, resume, prior.device)
     layers.load_state_dict(result.ema)
     if isinstance(recipe, LoraTrainRecipe):
         write_lora(output, lora_of(tuned.denoiser, NAME), recipe.style)
     else:
         TextToImage(tuned).save_pretrained(output)
-    metrics = {"pictures": len(subject), "of_its_kind": len(kind), "steps": result.step,
+    metrics = {"pictures": len(subject), "kept": len(kept), "steps": result.step,
                "seconds_of_training": round(result.seconds, 1)}  # fmt: skip
     return [output], metrics
 
@@ -141,28 +141,31 @@ def _called(recipe: SubjectRecipe) -> tuple[str, ...]:
     return (recipe.subject, recipe.called_kind) if recipe.preservation else (recipe.subject,)
 
 
-def _draw_kind(prior: Backbone, recipe: SubjectRecipe) -> Tensor:
-    if not recipe.preservation:
+def _draw_kept(prior: Backbone, recipe: SubjectRecipe) -> Tensor:
+    prompts = recipe.kept(prior.world)
+    if not prompts:
         side = prior.latent_size
         return torch.zeros(0, prior.latent_channels, side, side)
-    kind, count = recipe.called_kind, recipe.kind_pictures
-    sys.stderr.write(f'drawing {count} pictures of "{kind}", which is to stay as it is\n')
-    with tqdm(total=count * DRAWING_STEPS, unit="step", desc=kind, disable=None, leave=False) as bar:
+    others = len(prompts) - recipe.kind_pictures
+    and_others = f" and {others} of other prompts" if others else ""
+    said = f'drawing {recipe.kind_pictures} pictures of "{recipe.called_kind}"{and_others}, to stay with'
+    sys.stderr.write(f"{said}\n")
+    with tqdm(total=len(prompts) * DRAWING_STEPS, unit="step", desc="as before", disable=None, leave=False) as bar:
 
         def advance(pictures: int) -> None:
             bar.update(pictures)
 
-        return drawn(prior, kind, count, recipe.seed, advance)
+        return drawn(prior, prompts, recipe.seed, advance)
 
 
-def _save_latents(run: Path, subject: Tensor, kind: Tensor) -> None:
+def _save_latents(run: Path, subject: Tensor, kept: Tensor) -> None:
     with atomic_path(run / LATENTS) as temporary:
-        save_file({"subject": subject.contiguous(), "kind": kind.contiguous()}, temporary)
+        save_file({"subject": subject.contiguous(), "kept": kept.contiguous()}, temporary)
 
 
 def _read_latents(run: Path) -> tuple[Tensor, Tensor]:
     try:
         found = load_file(run / LATENTS)
-        return found["subject"], found["kind"]
+        return found["subject"], found["kept"]
     except (OSError, SafetensorError, KeyError) as error:
         raise InputError(f"{run / LATENTS} is missing or damaged: start the run anew") from error

@@ -20,10 +20,12 @@ from core2d.app.recipe import (
 )
 from core2d.app.registry import resolve
 from core2d.toybox import world
+from core2d.toybox.scene import still
 from core2d.training.recipe import TrainingRecipe
 
 NO_FOLDER = Path()
 ANEW = ("resume", "device", "json", "minutes")  # what a run that is gone on with may be told
+KEPT, KEPT_SEED = 64, world.GENERATOR_SEEDS[0]  # captions of Toybox that its models keep to
 ARTICLES = ("a", "an", "the")
 
 
@@ -55,6 +57,9 @@ class SubjectRecipe(Recipe):
     """How much it counts that others of the kind stay as they are (prior preservation); 0 does without."""
     kind_pictures: int = 64
     """Pictures of the kind that the model draws before it learns, to stay with."""
+    preserve: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PROMPT...")] = ()
+    """Prompts beside the kind that are to be drawn as before, such as "a photo of a cat"; one picture is drawn of each.
+    None: for models of Toybox 64 captions of all kinds, for others none."""
     flip: bool = False
     """Learn from mirror images too: for subjects without writing, whose left and right are alike."""
     resume: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
@@ -84,6 +89,10 @@ class SubjectRecipe(Recipe):
         check_prompt(self.subject, "a sks mug")
         if self.preservation:
             check_prompt(self.called_kind)
+            for prompt in self.preserve:
+                check_prompt(prompt)
+        elif self.preserve:
+            raise InputError("--preserve with --preservation 0 would keep nothing: leave one of them out")
         check_between("--steps", self.steps, 1, 1_000_000)
         check_between("--batch-size", self.batch_size, 1, 4096)
         if self.learning_rate is not None and not 0 < self.learning_rate <= 1:
@@ -116,6 +125,15 @@ class SubjectRecipe(Recipe):
             checkpoint_every=100,
             log_every=10,
         )
+
+    def kept(self, of_world: str | None) -> list[str]:
+        """What a model of this world (`Prior.world`) is to draw as before: the kind, again and again, and others."""
+        if not self.preservation:
+            return []
+        others = self.preserve
+        if not others and of_world == world.NAME:
+            others = tuple(still(KEPT_SEED, number).caption for number in range(KEPT))
+        return [*[self.called_kind] * self.kind_pictures, *others]
 
     @property
     def called_kind(self) -> str:

@@ -2,20 +2,21 @@
 
     prior, layers = low_rank(prior, rank=8)              # LoRA (2106.09685), or: prior, layers = whole_copy(prior)
     subject = encoded(prior, pictures)                   # (n, 3, H, W) -> latents
-    kind = drawn(prior, "a mug", count=64)               # by the prior as it was: section 3.3
-    task = DreamBoothTask(layers, prior, subject, kind, prior.encode_text(["a sks mug", "a mug"]))
+    kept = drawn(prior, ["a mug"] * 64)                  # by the prior as it was: section 3.3
+    task = DreamBoothTask(layers, prior, subject, kept, prior.encode_text(["a sks mug", *["a mug"] * 64]))
     train(task, recipe, run)
     write_lora(path, lora_of(prior.denoiser, NAME))
 
 What is minimised is equation 2: the error of the subject's pictures under its name, and beside it that of pictures that
 the prior drew of the subject's kind (the paper's class noun), under the name of the kind. So the rare word alone learns
-what is special, and the kind stays as varied as it was.
+what is special, and the kind stays as varied as it was. Other prompts can be kept in the same way; the paper keeps the
+kind alone, and what a small model draws of everything else changes with it.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -33,7 +34,7 @@ from core2d.training.latent_diffusion import LatentDiffusion
 from core2d.training.task import Losses, step_generator
 
 NAME = "subject"  # of the low-rank layers that learn
-SUBJECT, KIND = 0, 1  # rows of what is told
+SUBJECT = 0  # row of what is told; those after it are of what is kept
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 EVERYWHERE = (  # of the blocks of a UNet
     *ATTENTION, "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2", "time_emb_proj", "conv1", "conv2", "conv_shortcut",
@@ -48,15 +49,16 @@ Layers = Literal["attention", "all"]
 
 @dataclass
 class DreamBoothTask:
-    """Rows of even number show the subject, the others its kind: as many of the one as of the other.
+    """Rows of even number show the subject, the others what is kept: as many of the one as of the other.
 
     Attributes:
         model: what learns: the denoiser of `prior` (`whole_copy`), or low-rank layers in it (`low_rank`).
         prior: that speaks with what learns.
         subject: (n, c, h, w) latents of the subject's pictures.
-        kind: (m, c, h, w) latents that the prior drew of its kind; of none (0, c, h, w) all rows show the subject.
-        told: what the prior is told of the subject, and of its kind: two rows.
-        preservation: weight of the kind, lambda in equation 2.
+        kept: (m, c, h, w) latents that the prior drew of its kind, and of all else that is to stay as it is; of none
+            (0, c, h, w) all rows show the subject.
+        told: what the prior is told of the subject, and of each that is kept: 1 + m rows.
+        preservation: weight of what is kept, lambda in equation 2.
         called: names of the subject and of its kind, for previews; without names there are none.
         snr_floor: see `LatentDiffusion`.
     """
@@ -64,7 +66,7 @@ class DreamBoothTask:
     model: nn.Module
     prior: Backbone
     subject: Tensor
-    kind: Tensor
+    kept: Tensor
     told: Condition
     preservation: float = 1.0
     called: tuple[str, ...] = ()
@@ -74,22 +76,25 @@ class DreamBoothTask:
 
     def __post_init__(self) -> None:
         self.objective = LatentDiffusion(self.prior.schedule, self.snr_floor)
+        if len(self.told) != 1 + len(self.kept):
+            raise ValueError(f"{len(self.told)} rows are told of a subject and {len(self.kept)} that are kept")
 
     def batch(self, step: int, positions: Tensor, batch_size: int) -> dict[str, Tensor]:
-        """Noisy latents, their noise and time, and whether the subject is told or its kind."""
+        """Noisy latents, their noise and time, and which row is told of them."""
         generator = step_generator(self.seed, step)
-        told = torch.arange(batch_size) % 2 if len(self.kind) else torch.zeros(batch_size, dtype=torch.long)  # (b,)
-        counts = torch.tensor([len(self.subject), len(self.kind)])[told]  # (b,)
-        chosen = (torch.rand(batch_size, generator=generator) * counts).long() + told * len(self.subject)
-        latents = torch.cat([self.subject, self.kind])[chosen]  # (b, c, h, w)
+        is_kept = torch.arange(batch_size) % 2 if len(self.kept) else torch.zeros(batch_size, dtype=torch.long)  # (b,)
+        counts = torch.tensor([len(self.subject), len(self.kept)])[is_kept]  # (b,)
+        chosen = (torch.rand(batch_size, generator=generator) * counts).long()  # (b,) within either
+        latents = torch.cat([self.subject, self.kept])[chosen + is_kept * len(self.subject)]  # (b, c, h, w)
         noise = torch.randn(latents.shape, generator=generator)
         rows = self.objective.noisy(latents, noise, self.objective.timesteps(batch_size, generator))
         # A weight a row: the mean over any share of the rows is what one process would see.
-        rows["weight"] = rows["weight"] * torch.where(told == KIND, self.preservation, 1.0)
+        rows["weight"] = rows["weight"] * torch.where(is_kept == 1, self.preservation, 1.0)
+        told = torch.where(is_kept == 1, 1 + chosen, SUBJECT)  # (b,)
         return {name: value[positions] for name, value in (rows | {"told": told}).items()}
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Losses:
-        """min-SNR weighted mean squared error of the prediction, of the subject and of its kind (equation 2)."""
+        """min-SNR weighted mean squared error of the prediction, of the subject and of what is kept (equation 2)."""
         inputs = self.prior.inputs(batch["noisy"], batch["timesteps"], self.told[batch["told"]], frames=1)
         return self.objective.loss(self.prior.answer(inputs), batch)
 
@@ -161,9 +166,9 @@ def encoded(prior: Backbone, pictures: Tensor) -> Tensor:
 
 
 def drawn(
-    prior: Backbone, kind: str, count: int, seed: int = 0, on_step: Callable[[int], None] | None = None
+    prior: Backbone, prompts: Sequence[str], seed: int = 0, on_step: Callable[[int], None] | None = None
 ) -> Tensor:
-    """(count, c, h, w) latents of what the prior draws of a kind before it learns (section 3.3), on the CPU.
+    """(m, c, h, w) latents of what the prior draws of m prompts before it learns (section 3.3), on the CPU.
 
     Args:
         on_step: called with the number of pictures that took a denoising step.
@@ -174,8 +179,9 @@ def drawn(
             on_step(len(tensors["latents"]))
 
     latents: Any = TextToImage(prior)(
-        kind, num_images_per_prompt=count, seed=seed, output_type="latent", callback_on_step_end=advance
-    ).images
+        list(prompts), generator=[torch.Generator().manual_seed(seed + i) for i in range(len(prompts))],
+        output_type="latent", callback_on_step_end=advance,
+    ).images  # fmt: skip
     return _finite(latents.float().cpu())
 
 
