@@ -14,6 +14,7 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from core2d.app.devices import half_where_fast
 from core2d.bundled.clip import WIDTH
 from core2d.files.loading import load_model
 from core2d.prior.backbone import Backbone
@@ -63,7 +64,7 @@ def encode_latents(
     means, deviations = [], []
     for start in range(0, len(pictures), 128):
         rgb = torch.from_numpy(np.array(pictures.rgb[start : start + 128]))
-        with torch.autocast(device.type, torch.bfloat16):
+        with half_where_fast(device):
             posterior = vae.encode(rgb.to(device).float() / 127.5 - 1.0).latent_dist  # pyright: ignore
         means.append(posterior.mean.half().cpu())
         deviations.append(posterior.std.half().cpu())

@@ -26,6 +26,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from core2d.app.devices import has_bfloat16
 from core2d.app.errors import InputError
 from core2d.app.outputs import remove
 from core2d.training.checkpoints import newest_checkpoint, set_aside
@@ -217,8 +218,9 @@ class _Loss(nn.Module):
         self.loss = task.loss if isinstance(task, PhasedTask) else lambda model, batch, phase: task.loss(model, batch)
 
     def forward(self, batch: dict[str, Tensor], phase: str) -> tuple[Tensor, dict[str, float | Tensor]]:
-        device = next(self.model.parameters()).device.type
-        with torch.autocast(device, torch.bfloat16, enabled=self.precision == "bf16"):
+        device = next(self.model.parameters()).device
+        halved = has_bfloat16(device) if self.precision == "auto" else self.precision == "bf16"
+        with torch.autocast(device.type, torch.bfloat16, enabled=halved):
             loss, parts = self.loss(self.model, batch, phase)
         return loss.float(), {k: v.detach() if isinstance(v, Tensor) else v for k, v in sorted(parts.items())}
 

@@ -17,6 +17,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
+from core2d.app.devices import half_where_fast
 from core2d.prior.schedule import NoiseSchedule
 from core2d.training.latent_diffusion import LatentDiffusion
 from core2d.training.loop import step_generator
@@ -71,7 +72,7 @@ def encode_pairs(
         chosen = torch.as_tensor(renders.rgb[start : start + 32])
         objects, views = chosen.shape[:2]
         pictures = chosen.flatten(0, 1).to(device).float() / 255
-        with torch.autocast(device.type, torch.bfloat16):
+        with half_where_fast(device):
             posterior = vae.encode(2 * pictures - 1).latent_dist  # pyright: ignore[reportAttributeAccessIssue]
             found = (posterior.mean, posterior.std, embed(pictures))
         parts.append(tuple(part.half().cpu().unflatten(0, (objects, views)) for part in found))  # pyright: ignore

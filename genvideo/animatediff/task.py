@@ -17,6 +17,7 @@ from diffusers.models.unets.unet_motion_model import UNetMotionModel
 from peft import LoraConfig
 from torch import Tensor
 
+from core2d.app.devices import half_where_fast
 from core2d.prior.backbone import Backbone
 from core2d.prior.schedule import NoiseSchedule
 from core2d.training.latent_diffusion import LatentDiffusion
@@ -213,7 +214,7 @@ def encode_clips(
     parts = []
     for start in range(0, len(clips), at_once):
         frames = torch.as_tensor(clips[start : start + at_once]).to(backbone.device)  # (b, f, 3, H, W)
-        with torch.autocast(backbone.device.type, torch.bfloat16):
+        with half_where_fast(backbone.device):
             rows = backbone.encode_images(frames.flatten(0, 1).float() / 255)
         parts.append(rows.unflatten(0, frames.shape[:2]).transpose(1, 2).half().cpu())
     still_words = None if still_captions is None else encode_words(backbone, still_captions)

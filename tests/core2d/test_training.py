@@ -285,6 +285,16 @@ def test_previews_see_the_averaged_weights_and_leave_no_trace(tmp_path: Path) ->
     assert not (tmp_path / "without/previews").exists()
 
 
+@pytest.mark.parametrize(("able", "precision"), [({}, "no"), ({"avx512_f": True}, "no"), ({"amx_bf16": True}, "bf16")])
+def test_bf16_is_used_where_the_processor_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, able: dict[str, bool], precision: str
+):
+    expected, _ = train_here(tmp_path / "told", precision=precision)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    found, _ = train_here(tmp_path / "auto", precision="auto")
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
 def test_bf16_training_keeps_float32_weights(tmp_path: Path) -> None:
     weights, result = train_here(tmp_path, precision="bf16")
     assert {tensor.dtype for tensor in (*weights.values(), *result.ema.values())} == {torch.float32}
