@@ -71,7 +71,7 @@ def pick_dtype(name: str = "float32") -> "torch.dtype":
 def has_bfloat16(device: "torch.device") -> bool:
     """Whether a device computes in bfloat16, and does not only store it.
 
-    A CPU without instructions for it, as most laptops have, takes ten to forty times as long as in float32 (convolutions
+    A CPU without instructions for it, as in most laptops, takes ten to forty times as long as in float32 (convolutions
     of torch 2.13 under AVX2).
     """
     import torch

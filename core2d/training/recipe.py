@@ -25,7 +25,7 @@ class TrainingRecipe:
     epsilon: float = 1e-8  # of AdamW; hash grids, whose gradients are tiny, want 1e-15
     gradient_clip: float = 1.0  # largest global norm; 0 = none
     ema_decay: float = 0.999  # reached slowly, see `ema_decay`; 0 = no average
-    precision: Literal["auto", "bf16", "no"] = "auto"  # of autocast: bf16 where it is fast; the weights stay as they are
+    precision: Literal["auto", "bf16", "no"] = "auto"  # of autocast: bf16 where it is fast; weights stay
     seed: int = 0  # of dropout and the like; the data's seed is the task's
     minutes: float | None = None  # a call stops (and saves) after this long
     anneal: Literal["steps", "minutes"] = "steps"  # what the schedule counts; minutes are those of all calls together
