@@ -17,6 +17,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from measure import adapters_quality as adapters
 from measure import mesh_quality as mesh
 from measure import nerf_quality as nerf
 from measure import prior_quality as prior
@@ -29,7 +30,7 @@ from core2d.app.errors import InputError
 from core2d.app.program import main_guard
 from core2d.toybox import world
 
-MODULES = {"prior": prior, "mesh": mesh, "nerf": nerf, "zero123": zero123, "video": video}
+MODULES = {"prior": prior, "adapters": adapters, "mesh": mesh, "nerf": nerf, "zero123": zero123, "video": video}
 SUITES = {name: module.SUITE for name, module in MODULES.items()}
 
 

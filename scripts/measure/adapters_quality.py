@@ -1,0 +1,95 @@
+"""The items of `evaluate.py --suite adapters`: what adapters of the bundled prior do, measured against the truth.
+
+The subjects, maps and seeds are those kept for reporting; recipes are chosen on others.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from functools import cache, partial
+from itertools import islice
+from pathlib import Path
+
+import torch
+from measure.measure import ROOT, Item, Numbers, Record, say
+from measure.suite import Suite
+from torch import Tensor
+
+from core2d.adapters.controlnet_files import read_controlnet
+from core2d.bundled import control, control_scores
+from core2d.bundled.scores import pictures_of
+from core2d.bundled.subject_scores import learn_and_score
+from core2d.media.pictures import image_grid, save_image
+from core2d.systems.dreambooth.recipe import LoraTrainRecipe
+from core2d.systems.text_to_image.pipeline import TextToImage
+from core2d.toybox.judge import as_seen, load_picture_judge
+from core2d.toybox.subjects import COUNT
+
+SHOWN = 8  # columns of a sheet
+LORA_MINUTES = 10
+
+
+def items_of(assets: Path, seed: int) -> list[Item]:
+    """All items of the suite, for the models in `assets`."""
+    prior, judge = assets / control.PRIOR, assets / "toybox-judge" / "picture.safetensors"
+
+    def of_control(kind: control.Kind, about: str, **bars: dict[str, float]) -> Item:
+        name, needs = kind.folder.removeprefix("toybox-"), (prior, judge, assets / kind.folder)
+        return Item(name, about, partial(followed, assets, kind, seed), needs=needs, **bars)
+
+    return [
+        Item("lora", f"{COUNT} subjects of held-out pairs, {LORA_MINUTES} minutes at most for each",
+             partial(subjects, assets, seed), at_least={"kept": 0.6}, at_most={"drift": 3, "minutes": LORA_MINUTES},
+             needs=(prior, judge)),
+        of_control(control.DEPTH, "what is drawn by depth maps, and without them",
+                   at_least={"iou": 0.80, "both": 0.90}),
+        of_control(control.POSE, "where the joints of dolls are that are drawn by skeletons, and without them",
+                   at_least={"iou": 0.80, "clothes": 0.90}, at_most={"joint_error": 2.5}),
+    ]  # fmt: skip
+
+
+@cache
+def pipeline_of(assets: Path) -> TextToImage:
+    return TextToImage.from_pretrained(assets / control.PRIOR)
+
+
+def subjects(assets: Path, seed: int) -> tuple[Numbers, list[Record]]:
+    """Means over the subjects of a seed; each is learned as `core2d lora train` does by default."""
+    judge = load_picture_judge(assets / "toybox-judge")
+    found: list[Numbers] = []
+    for number in range(COUNT):
+        with tempfile.TemporaryDirectory() as folder:
+            prior = pipeline_of(assets).backbone
+            found.append(learn_and_score(prior, judge, LoraTrainRecipe(), seed, number, Path(folder) / "run"))
+        numbers = ", ".join(f"{name} {value:.3g}" for name, value in found[-1].items())
+        say(f"subject {number + 1} of {COUNT}: {numbers}")
+    mean = {name: sum(one[name] for one in found) / COUNT for name in found[0]}
+    return mean | {"least_kept": min(one["kept"] for one in found)}, [dict(one) for one in found]
+
+
+def followed(assets: Path, kind: control.Kind, seed: int) -> Numbers:
+    """See `core2d.bundled.control_scores`."""
+    return kind.scores(pipeline_of(assets), read_controlnet(assets / kind.folder), assets / "toybox-judge", seed)
+
+
+# -- pictures --------------------------------------------------------------------------------------------------
+
+
+def write_pictures(assets: Path, seed: int, folder: Path) -> None:
+    """control-KIND.png: maps, what is drawn by them, and the truth that they were made of, a row each."""
+    for kind in (control.DEPTH, control.POSE):
+        if (assets / kind.folder).is_dir():
+            save_image(folder / f"control-{kind.name}.png", image_grid(control_sheet(assets, kind, seed), SHOWN))
+            say(f"wrote {folder / f'control-{kind.name}.png'}")
+
+
+def control_sheet(assets: Path, kind: control.Kind, seed: int) -> Tensor:
+    scenes: Sequence = list(islice(control_scores.scored_scenes(seed, kind.scene_kind), SHOWN))
+    pipeline = pipeline_of(assets)
+    size = pipeline.backbone.image_size
+    drawn = control_scores.follow(pipeline, read_controlnet(assets / kind.folder), scenes, kind.maps_of, seed)
+    return torch.cat([as_seen(kind.maps_of(scenes, size)), drawn, as_seen(pictures_of(scenes, size)[0])])
+
+
+SUITE = Suite(items_of, Path(__file__), (ROOT / "core2d" / "systems" / "dreambooth" / "command.py",))
