@@ -15,10 +15,11 @@ from pathlib import Path
 
 from torch import Tensor
 
+from core2d.adapters.lora_learning import low_rank
 from core2d.bundled.scores import GUIDANCE, Scores, draw_samples, pictures_of
 from core2d.prior.backbone import Backbone
 from core2d.systems.dreambooth.recipe import LoraTrainRecipe
-from core2d.systems.dreambooth.task import DreamBoothTask, drawn, encoded, low_rank
+from core2d.systems.dreambooth.task import DreamBoothTask, drawn, encoded
 from core2d.systems.text_to_image.pipeline import TextToImage
 from core2d.toybox import captions, world
 from core2d.toybox.judge import PictureJudge

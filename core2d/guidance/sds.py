@@ -122,10 +122,21 @@ class ScoreDistillation:
         with torch.no_grad():
             t, noise = self.draw(latents, step)
             told = Told(prompt, images.detach(), cameras)
-            prediction = self.predict(self.prior.add_noise(latents, noise, t), t, told)
-            gradient = self.weight(prediction) * self.direction(prediction, compared, noise)
+            gradient = self.gradient(latents, compared.detach(), t, noise, told)
         require_finite(gradient, f"the prior's prediction at step {step} holds NaN or infinity: use dtype float32")
         return loss_of(compared, gradient), {"t": t, "gradient_norm": gradient.flatten(1).norm(dim=1)}
+
+    def gradient(self, latents: Tensor, compared: Tensor, t: Tensor, noise: Tensor, told: Told) -> Tensor:
+        """The gradient by what is compared, latents or images: weighted, shaped as that. Other guidances begin here.
+
+        Args:
+            latents: (b, c, h, w) of the images.
+            compared: these, or the images (b, 3, H, W) themselves.
+            t: (b,).
+            noise: (b, c, h, w).
+        """
+        prediction = self.predict(self.prior.add_noise(latents, noise, t), t, told)
+        return self.weight(prediction) * self.direction(prediction, compared, noise)
 
     def draw(self, latents: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """Times (b,) and noise (b, c, h, w) of a step, the same on every device."""
@@ -167,6 +178,12 @@ class ScoreDistillation:
         if self.config.space == "image":
             return values - self.prior.decode(prediction.x0)
         return values - prediction.x0 if self.config.form == "x0" else prediction.eps - noise
+
+    def between(self, towards: Prediction, away: Prediction) -> Tensor:
+        """The direction where two predictions of the same x_t are compared, and no prediction with what was drawn."""
+        if self.config.space == "image":
+            return self.prior.decode(away.x0) - self.prior.decode(towards.x0)
+        return away.x0 - towards.x0 if self.config.form == "x0" else towards.eps - away.eps
 
     def weight(self, prediction: Prediction) -> Tensor:
         """(b, 1, 1, 1) w(t), of the signal-to-noise ratio alone: flow matching gets what it would get elsewhere."""

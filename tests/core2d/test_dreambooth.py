@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from core2d.__main__ import main
 from core2d.adapters.lora import lora_of
 from core2d.adapters.lora_files import read_lora
+from core2d.adapters.lora_learning import NAME, low_rank
 from core2d.adapters.options import with_loras
 from core2d.app.errors import InputError
 from core2d.bundled import subject_scores
@@ -31,7 +32,7 @@ from core2d.bundled.subject_scores import PICTURES, learn_and_score, subject_kep
 from core2d.prior.backbone import Backbone
 from core2d.systems.dreambooth.pictures import read_subject
 from core2d.systems.dreambooth.recipe import LoraTrainRecipe
-from core2d.systems.dreambooth.task import NAME, DreamBoothTask, drawn, encoded, low_rank, whole_copy
+from core2d.systems.dreambooth.task import DreamBoothTask, drawn, encoded, whole_copy
 from core2d.systems.text_to_image.pipeline import TextToImage
 from core2d.toybox import world
 from core2d.toybox.judge import PictureJudge

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from core2d.__main__ import main
 from core2d.adapters.lora import Lora, LowRank, attach, fuse, unfuse
 from core2d.adapters.lora_files import PEFT_WEIGHTS, write_lora
+from core2d.adapters.lora_learning import fresh_lora
 from core2d.adapters.options import lora_files, with_lora, with_loras
 from core2d.app.errors import InputError
 from core2d.app.provenance import digest
 from core2d.media.pictures import read_image_text
 from core2d.prior.backbone import Backbone
-from core2d.systems.dreambooth.task import fresh_lora
 from core2d.systems.text_to_image.pipeline import TextToImage
 
 Fold = Callable[..., Path]

@@ -14,10 +14,10 @@ from torch import nn
 
 from core2d.adapters.lora import UNET, Lora, LowRank
 from core2d.adapters.lora_files import write_lora
+from core2d.adapters.lora_learning import fresh_lora
 from core2d.app.provenance import digest
 from core2d.media.pictures import read_image_text
 from core2d.prior.backbone import Backbone
-from core2d.systems.dreambooth.task import fresh_lora
 from gen3d.dreamfusion import pipeline as text_to_mesh
 from gen3d.dreamfusion.recipe import QUALITIES, DreamFusionConfig
 from gen3d.mesh import build_mesh

@@ -10,9 +10,9 @@ import torch
 
 from core2d.adapters.lora import UNET, Lora, LowRank
 from core2d.adapters.lora_files import write_lora
+from core2d.adapters.lora_learning import fresh_lora
 from core2d.app.errors import InputError
 from core2d.prior.backbone import Backbone
-from core2d.systems.dreambooth.task import fresh_lora
 from genvideo.animatediff.pipeline import AnimateDiff
 
 

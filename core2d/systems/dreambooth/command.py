@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from core2d.adapters.lora import lora_of
 from core2d.adapters.lora_files import write_lora
+from core2d.adapters.lora_learning import NAME, low_rank
 from core2d.adapters.options import with_loras
 from core2d.app.devices import pick_device, pick_dtype
 from core2d.app.errors import InputError
@@ -27,7 +28,7 @@ from core2d.app.runs import check_free, check_inputs, read_run, recipe_of_run, r
 from core2d.prior.backbone import Backbone
 from core2d.systems.dreambooth.pictures import read_subject, subject_files
 from core2d.systems.dreambooth.recipe import DreamBoothRecipe, LoraFuseRecipe, LoraTrainRecipe, SubjectRecipe
-from core2d.systems.dreambooth.task import NAME, DreamBoothTask, drawn, encoded, low_rank, whole_copy
+from core2d.systems.dreambooth.task import DreamBoothTask, drawn, encoded, whole_copy
 from core2d.systems.text_to_image.pipeline import TextToImage
 from core2d.training.checkpoints import set_aside
 from core2d.training.loop import TrainingRecipe, TrainingResult, train
