@@ -27,12 +27,12 @@ from diffusers.models.embeddings import ImageProjection, IPAdapterFullImageProje
 from safetensors.torch import save_file
 from torch import Tensor
 
-from core2d.adapters.ip_adapter import TOKENS, IPAdapterModel, Projection
+from core2d.adapters.ip_adapter import IPAdapterModel, Projection
 from core2d.app.errors import InputError
 from core2d.app.outputs import atomic_path
 from core2d.app.registry import bundled, visible
 from core2d.files.loading import quiet_libraries
-from core2d.files.manifests import compare_keys, manifest_of
+from core2d.files.manifests import compare_keys
 from core2d.files.tensors import read_tensors
 
 Layout = Literal["published", "training"]
@@ -131,7 +131,7 @@ def write_ip_adapter(path: Path, model: IPAdapterModel, dtype: torch.dtype | Non
 
 def to_published(model: IPAdapterModel) -> dict[str, Tensor]:
     """All tensors of a model under their published names."""
-    found = {}
+    found, of = {}, model.image_proj
     for name, value in model.state_dict().items():
         group, _, rest = name.partition(".")
         if group == "ip_adapter":
@@ -139,25 +139,25 @@ def to_published(model: IPAdapterModel) -> dict[str, Tensor]:
             found[f"ip_adapter.{2 * int(place) + 1}.{layer}"] = value
         elif rest.endswith("attn.to_k.weight"):  # keys and values of a resampler are one tensor
             both = [value, model.state_dict()[name.replace("to_k", "to_v")]]
-            found[f"image_proj.{_published(rest).replace('to_k', 'to_kv')}"] = torch.cat(both)
+            found[f"image_proj.{_published(rest, of).replace('to_k', 'to_kv')}"] = torch.cat(both)
         elif not rest.endswith("attn.to_v.weight"):
-            found[f"image_proj.{_published(rest)}"] = value
+            found[f"image_proj.{_published(rest, of)}"] = value
     return found
 
 
 def from_published(tensors: Mapping[str, Tensor], model: IPAdapterModel) -> dict[str, Tensor]:
     """The state of a model from tensors of published names, in float32."""
-    found = {}
+    found, of = {}, model.image_proj
     for name in model.state_dict():
         group, _, rest = name.partition(".")
         if group == "ip_adapter":
             place, _, layer = rest.partition(".")
             value = tensors[f"ip_adapter.{2 * int(place) + 1}.{layer}"]
         elif halves := re.fullmatch(r"(.*attn\.)to_([kv])\.weight", rest):
-            both = tensors[f"image_proj.{_published(halves[1])}to_kv.weight"]
+            both = tensors[f"image_proj.{_published(halves[1], of)}to_kv.weight"]
             value = both.chunk(2)["kv".index(halves[2])]
         else:
-            value = tensors[f"image_proj.{_published(rest)}"]
+            value = tensors[f"image_proj.{_published(rest, of)}"]
         found[name] = value.float()
     return found
 
@@ -172,8 +172,10 @@ _NAMES = (
 )  # fmt: skip
 
 
-def _published(name: str) -> str:
-    """Name of a tensor of a projection, as published; `norm` of full faces is told by `_model_of`'s classes."""
+def _published(name: str, of: Projection) -> str:
+    """Name of a tensor of a projection, as published."""
+    if isinstance(of, IPAdapterFullImageProjection) and name.startswith("norm."):
+        return name.replace("norm.", "proj.3.")
     for ours, theirs in _NAMES:
         changed = re.sub(ours, theirs, name)
         if changed != name:
