@@ -4,8 +4,8 @@
     found.model, found.layout, found.unexpected
     write_ip_adapter(Path("mine.safetensors"), model)  # or mine.bin; stock pipelines open both
 
-`published`  `image_proj.proj.weight`, ..., `ip_adapter.1.to_k_ip.weight`, `ip_adapter.3...`: a .bin nests the two groups
-             in dictionaries, a .safetensors has them as prefixes
+`published`  `image_proj.proj.weight`, ..., `ip_adapter.1.to_k_ip.weight`, `ip_adapter.3...`: a .bin nests the two
+             groups in dictionaries, a .safetensors has them as prefixes
 `training`   what the authors' training leaves, which stock readers refuse: `image_proj_model.proj.weight`, ...,
              `adapter_modules.1.to_k_ip.weight`; it may hold the UNet beside them
 

@@ -66,8 +66,8 @@ class PromptedRecipe(Recipe):
         for picture, scale in pictures.items():
             check_between(f"--image-prompt {picture}, its scale", scale, 0, LOUDEST)
         if self.image_prompt_mask and len(self.image_prompt_mask) != len(pictures):
-            raise InputError(f"{len(self.image_prompt_mask)} masks for {len(pictures)} image prompts: give one for each, "
-                             "or none")  # fmt: skip
+            counts = f"{len(self.image_prompt_mask)} masks for {len(pictures)} image prompts"
+            raise InputError(f"{counts}: give one for each, or none")
         for mask in self.image_prompt_mask:
             if not mask.expanduser().is_file():
                 raise InputError(f"--image-prompt-mask {mask}: no such file")

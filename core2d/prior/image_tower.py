@@ -1,8 +1,8 @@
 """The image tower of CLIP (Radford et al. 2021, 2103.00020): what a picture shows, as numbers that networks are told.
 
-    tower = ImageTower.load("toybox-clip")  # or an image_encoder folder, or a model that has one
-    tower.embed(pictures)  # (b, e), the whole picture
-    tower.patches(pictures)  # (b, p, d), a token for each part of it
+tower = ImageTower.load("toybox-clip")  # or an image_encoder folder, or a model that has one
+tower.embed(pictures)  # (b, e), the whole picture
+tower.patches(pictures)  # (b, p, d), a token for each part of it
 """
 
 from __future__ import annotations

@@ -84,7 +84,10 @@ def _run_many(recipe: TextToVideoRecipe) -> Result:
 
 
 def load(recipe: TextToVideoRecipe) -> tuple[AnimateDiff, dict[str, Tensor]]:
-    """The model of a recipe, and what it is told of maps and pictures; what its motion file holds beside motion modules is said."""
+    """The model of a recipe, and what it is told of maps and pictures.
+
+    What its motion file holds beside motion modules is said.
+    """
     pipeline = AnimateDiff.from_pretrained(
         recipe.model, recipe.motion, recipe.loras, recipe.sparse_control,
         pick_device(recipe.device), pick_dtype(recipe.dtype), recipe.vae, recipe.motion_version,

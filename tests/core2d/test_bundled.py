@@ -25,6 +25,7 @@ import genvideo.toybox.video_vae
 from core2d.bundled import clip, control_scores, judges, nested, prior, scores, stages, training, vae
 from core2d.bundled.cards import ABOUT
 from core2d.bundled.control import CONTROL_DEPTH, CONTROL_POSE
+from core2d.bundled.ip_adapter import IP_ADAPTER
 from core2d.bundled.world import picture_rows, training_pictures
 from core2d.prior.schedule import NoiseSchedule
 from core2d.systems.text_to_image.pipeline import TextToImage
@@ -313,7 +314,7 @@ class FakeTraining:
 
 
 EVERY = (*stages.STAGES.values(), nested.VAE, nested.PRIOR, ZERO123, MATTING, FRAME_JUDGE, VIDEO_VAE, MOTION,
-         CONTROL_DEPTH, CONTROL_POSE)  # fmt: skip
+         CONTROL_DEPTH, CONTROL_POSE, IP_ADAPTER)  # fmt: skip
 
 
 def judge_family(folder: Path, **changes: Any) -> training.TrainingSetup:
