@@ -86,13 +86,13 @@ def with_image_prompts(drawing: Drawing, recipe: PromptedRecipe) -> tuple[Drawin
     if not pictures:
         return drawing, {}
     prior, file = prior_of(drawing), adapter_file(recipe.ip_adapter)
+    shown = [(_pixels(picture, WHITE), scale) for picture, scale in pictures.items()]
+    masks = [read_mask(mask) for mask in recipe.image_prompt_mask] or [None] * len(shown)
+    model = read_ip_adapter(file).model
     with said_of(file):
-        model = read_ip_adapter(file).model
-        tower = tower_of(file, prior).to(prior.device)
-        masks = [read_mask(mask) for mask in recipe.image_prompt_mask] or [None] * len(pictures)
-        prompts = []
-        for (picture, scale), mask in zip(pictures.items(), masks, strict=True):
-            seen, nothing = seen_by(model, tower, _pixels(picture, WHITE))
+        tower, prompts = tower_of(file, prior).to(prior.device), []
+        for (picture, scale), mask in zip(shown, masks, strict=True):
+            seen, nothing = seen_by(model, tower, picture)
             prompts.append(ImagePrompt(model, seen, scale, mask, nothing))
         return prompted(drawing, prompts)
 

@@ -16,7 +16,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import CLIPVisionModelWithProjection
 
 from core2d.app.errors import InputError
 from core2d.app.registry import visible
@@ -117,8 +116,9 @@ def load_model(model_class: type[Model], folder: Path, dtype: torch.dtype) -> Mo
 def with_weights(module: nn.Module, state: Mapping[str, Tensor], dtype: torch.dtype) -> Any:
     """A module of the meta device with these weights, frozen; nothing is copied that has the dtype."""
     module.load_state_dict({name: tensor.to(dtype) for name, tensor in state.items()}, assign=True)
-    if isinstance(module, CLIPVisionModelWithProjection):  # a buffer that is not stored
-        embeddings = module.vision_model.embeddings
+    tower: Any = getattr(module, "vision_model", None)
+    if tower is not None:  # CLIP's has a buffer that is not stored
+        embeddings = tower.embeddings
         embeddings.register_buffer("position_ids", torch.arange(embeddings.num_positions)[None], persistent=False)
     return module.requires_grad_(False).eval()
 
