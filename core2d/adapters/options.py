@@ -24,6 +24,7 @@ from core2d.adapters.lora import UNET, Lora, LoraAdapter, fuse
 from core2d.adapters.lora_files import read_lora
 from core2d.app.errors import InputError
 from core2d.app.recipe import PromptedRecipe, files_and_strengths
+from core2d.app.registry import bundled
 from core2d.files.loading import read_json
 from core2d.media.pictures import WHITE, read_image
 from core2d.prior.backbone import OURS, Backbone
@@ -98,21 +99,32 @@ def with_image_prompts(drawing: Drawing, recipe: PromptedRecipe) -> tuple[Drawin
 
 
 def tower_of(adapter: Path, prior: LatentPrior) -> ImageTower:
-    """The image tower that belongs to an adapter: the one that its folder names, the one beside it, or the model's own.
+    """The image tower that belongs to the file of an adapter: see `tower_folder`, or else the model's own.
 
     Raises:
         InputError: there is none.
     """
-    said = read_json(adapter.parent / OURS).get(PART) if (adapter.parent / OURS).is_file() else None
-    if isinstance(said, str):
-        beside = adapter.parent.parent / said
-        return ImageTower.load(beside if beside.is_dir() else said)
-    if (adapter.parent / PART).is_dir():
-        return ImageTower.load(adapter.parent / PART)
-    own = getattr(prior, "image_encoder", None)
+    folder, own = tower_folder(adapter), getattr(prior, "image_encoder", None)
+    if folder is not None:
+        return ImageTower.load(folder)
     if own is None:
         raise InputError(f"no image tower reads pictures for it: put its folder {PART} beside it")
     return ImageTower(own)
+
+
+def tower_folder(adapter: Path) -> Path | None:
+    """Where the image tower of an adapter lies: the bundled one that its folder names, or the one beside it.
+
+    Raises:
+        InputError: its folder names one that is not there.
+    """
+    said = read_json(adapter.parent / OURS).get(PART) if (adapter.parent / OURS).is_file() else None
+    if said is None:
+        return adapter.parent / PART if (adapter.parent / PART).is_dir() else None
+    if said not in list(bundled()):
+        raise InputError(f"{adapter.parent / OURS} names the image tower {said!r}: only bundled models can be named")
+    beside = adapter.resolve().parent.parent / said  # where a family lies elsewhere
+    return beside if beside.is_dir() else bundled()[said]
 
 
 def read_mask(path: Path) -> Tensor:
@@ -137,6 +149,8 @@ def image_prompt_files(recipe: PromptedRecipe) -> dict[str, Path]:
     pictures = recipe.image_prompts
     if not pictures:
         return {}
-    found = {"ip adapter": adapter_file(recipe.ip_adapter)}
+    file = adapter_file(recipe.ip_adapter)
+    tower = tower_folder(file)
+    found = {"ip adapter": file} if tower is None else {"ip adapter": file, "image tower": tower}
     found |= {f"image prompt {number}": picture for number, picture in enumerate(pictures)}
     return found | {f"image prompt mask {n}": mask.expanduser() for n, mask in enumerate(recipe.image_prompt_mask)}

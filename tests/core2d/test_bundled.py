@@ -22,7 +22,7 @@ import gen3d.toybox.bundled
 import gen3d.toybox.matting_task
 import genvideo.toybox.bundled
 import genvideo.toybox.video_vae
-from core2d.bundled import clip, control_scores, judges, nested, prior, scores, stages, training, vae
+from core2d.bundled import clip, control_scores, ip_adapter_scores, judges, nested, prior, scores, stages, training, vae
 from core2d.bundled.cards import ABOUT
 from core2d.bundled.control import CONTROL_DEPTH, CONTROL_POSE
 from core2d.bundled.ip_adapter import IP_ADAPTER
@@ -410,6 +410,8 @@ def test_all_stages_in_miniature(
     monkeypatch.setattr(genvideo.toybox.video_vae, "SCORED", 8)
     monkeypatch.setattr(control_scores, "SCORED", 2)
     monkeypatch.setattr(control_scores, "FOLLOWED", 1)
+    monkeypatch.setattr(ip_adapter_scores, "SCORED", 2)
+    monkeypatch.setattr(ip_adapter_scores, "CARRIED", 1)
     monkeypatch.setattr(gen3d.toybox.bundled, "cases", partial(gen3d.toybox.bundled.cases, count=2, held_out=1))
     assets, runs = tmp_path / "assets", tmp_path / "runs"
     main = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "train_bundled.py"))["main"]
