@@ -14,13 +14,17 @@ from typing import Annotated, Literal
 import tyro
 
 from core2d.app.errors import InputError
+from core2d.app.registry import bundled
 
 LONGEST_PROMPT = 1000  # characters; no text encoder that we know reads as much
 STRONGEST = 100  # that a LoRA is added; beyond 2 or so pictures fall apart
+LOUDEST = 10  # that an image prompt counts, as `core2d.adapters.ip_adapter` has it
 
 Output = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
 OptionalOutput = Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="PATH")]
 OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH")]
+ImagePrompts = Annotated[tuple[str, ...], tyro.conf.arg(metavar="PICTURE[@SCALE]")]
+Masks = Annotated[tuple[Path, ...], tyro.conf.arg(metavar="MASK")]
 Loras = Annotated[tuple[str, ...], tyro.conf.arg(metavar="FILE[@STRENGTH]")]
 Prompts = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PROMPT...", help_behavior_hint="")]
 
@@ -44,7 +48,48 @@ class Recipe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DrawingRecipe(Recipe):
+class PromptedRecipe(Recipe):
+    """What every command has that can be told in pictures what to make."""
+
+    image_prompt: ImagePrompts = ()
+    """Pictures that say what to make, such as mug.png@0.6 (IP-Adapter); a scale of 1 where none is named. Beside them
+    the prompt may be empty ("")."""
+    image_prompt_mask: Masks = ()
+    """Where each of them counts: one picture each, in their order, white where it does."""
+    ip_adapter: str = "toybox-ip-adapter"
+    """What hears them: a bundled name, a folder, or a file such as ip-adapter_sd15.safetensors, with the folder
+    image_encoder beside it."""
+
+    def check(self) -> None:
+        super().check()
+        pictures = self.image_prompts
+        for picture, scale in pictures.items():
+            check_between(f"--image-prompt {picture}, its scale", scale, 0, LOUDEST)
+        if self.image_prompt_mask and len(self.image_prompt_mask) != len(pictures):
+            counts = f"{len(self.image_prompt_mask)} masks for {len(pictures)} image prompts"
+            raise InputError(f"{counts}: give one for each, or none")
+        for mask in self.image_prompt_mask:
+            if not mask.expanduser().is_file():
+                raise InputError(f"--image-prompt-mask {mask}: no such file")
+        if self.ip_adapter != PromptedRecipe.ip_adapter and not pictures:
+            raise InputError("--ip-adapter needs a picture to hear: give --image-prompt")
+        if pictures and self.ip_adapter not in bundled() and not Path(self.ip_adapter).expanduser().exists():
+            raise InputError(f"no IP-Adapter at {self.ip_adapter}: name a file or a folder by --ip-adapter")
+
+    def check_words(self, prompt: str, example: str = "a red mug") -> None:
+        """As `check_prompt`; beside an image prompt none is needed."""
+        if self.image_prompt and not prompt.strip():
+            return
+        check_prompt(prompt, example)
+
+    @property
+    def image_prompts(self) -> dict[Path, float]:
+        """The pictures of --image-prompt and their scales; InputError where one is not there, or no number."""
+        return files_and_strengths("--image-prompt", self.image_prompt)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawingRecipe(PromptedRecipe):
     """What every command that draws single pictures from words has."""
 
     model: str = "toybox-sd"

@@ -34,6 +34,19 @@ A CLIPModel in transformers' format with a byte-pair tokenizer trained on the ca
 toybox-sd carries a copy of the text tower of its own, which was trained on with the prior.
 """,
     ),
+    "toybox-ip-adapter": (
+        "IP-Adapter of Toybox: pictures as prompts for toybox-sd",
+        """\
+`ip-adapter.safetensors` is an IP-Adapter in the published layout with the linear projection: four tokens of what the
+image tower of toybox-clip (named in `liftkit.json`) sees, keys and values for each cross-attention of toybox-sd. It was
+trained on pictures that are told by another picture of the same thing, from another side and in another setting, so
+that it carries what a thing is and not where it stands. Half of the captions were dropped, since captions of Toybox
+tell all that a picture shows. What the tower does not tell, it cannot carry, and of things seen from above or on
+textured grounds it tells the class less well than of others.
+
+    core2d text-to-image "" --image-prompt mug.png -o out.png
+""",
+    ),
     "toybox-judge": (
         "Judges of Toybox: what a picture or a clip shows",
         """\

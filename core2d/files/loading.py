@@ -7,7 +7,7 @@ one line why a file does not fit instead of filling gaps with random weights.
 import json
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from core2d.app.errors import InputError
 from core2d.app.registry import visible
@@ -111,6 +111,16 @@ def load_model(model_class: type[Model], folder: Path, dtype: torch.dtype) -> Mo
     # Some loaders keep single modules in another format (T5's in float32 when asked for float16): as
     # published.
     return model.requires_grad_(False).eval()
+
+
+def with_weights(module: nn.Module, state: Mapping[str, Tensor], dtype: torch.dtype) -> Any:
+    """A module of the meta device with these weights, frozen; nothing is copied that has the dtype."""
+    module.load_state_dict({name: tensor.to(dtype) for name, tensor in state.items()}, assign=True)
+    tower: Any = getattr(module, "vision_model", None)
+    if tower is not None:  # CLIP's has a buffer that is not stored
+        embeddings = tower.embeddings
+        embeddings.register_buffer("position_ids", torch.arange(embeddings.num_positions)[None], persistent=False)
+    return module.requires_grad_(False).eval()
 
 
 def compare_with_config(model_class: type[nn.Module], folder: Path, found: Manifest) -> Comparison:

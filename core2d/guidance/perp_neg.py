@@ -55,8 +55,9 @@ class PerpNegDistillation(ScoreDistillation):
         prior, rows, wording, cameras = self.prior, len(x_t), self.config.wording, told.cameras
         wanted = self.condition(told).expand(rows)
         front, side = (prior.encode_text([text]) for text in wording.prompts(told.prompt)[:2])
-        others = [one.expand(rows).told_also(wanted) for one in (self.unconditional(wanted), front, side)]
-        conditions = Condition.cat([others[0], wanted, *others[1:]])
+        nothing = self.unconditional(wanted).expand(rows).told_also(wanted)
+        others = [one.expand(rows).told_also(wanted, has_words=True) for one in (front, side)]
+        conditions = Condition.cat([nothing, wanted, *others])
         everything = prior.predict(torch.cat([x_t] * 4), t.repeat(4), conditions)  # (4b, c, h, w)
         eps_0, eps_wanted, eps_front, eps_side = everything.eps.chunk(4)
         weights = self.strength * negative_weights(cameras.azimuth, cameras.elevation).to(x_t)  # (n, 2)

@@ -40,7 +40,8 @@ class ViewPrompts:
 
     def prompts(self, prompt: str) -> list[str]:
         """The four prompts: front, side, back, overhead."""
-        return [self.template.replace("{view}", word).replace("{prompt}", prompt) for word in self.words]
+        said = [self.template.replace("{view}", word).replace("{prompt}", prompt) for word in self.words]
+        return said if prompt else [text.removeprefix(", ") for text in said]  # where an image prompt says what it is
 
     def condition(self, prior: Prior, prompt: str, cameras: Cameras) -> Condition:
         """n rows: what each camera sees. Prompts of views that no camera has are not encoded."""

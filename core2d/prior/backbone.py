@@ -23,7 +23,6 @@ from typing import Any
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
-from torch.nn import functional as F
 from transformers import CLIPVisionModelWithProjection
 
 from core2d.app.devices import pick_device, pick_dtype
@@ -34,12 +33,11 @@ from core2d.prior.base import LatentPrior
 from core2d.prior.camera_token import CameraToken
 from core2d.prior.condition import Condition, Inputs
 from core2d.prior.families import Family, family_of
+from core2d.prior.image_tower import ImageTower
 from core2d.prior.schedulers import read_scheduler_config
 
 CACHED_PROMPTS = 512
 OURS = "liftkit.json"  # in a model folder: what no published file of it tells
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 class Backbone(LatentPrior):
@@ -147,11 +145,7 @@ class Backbone(LatentPrior):
         """
         if self.image_encoder is None:
             raise InputError("this model has no image encoder: its folder lacks image_encoder/")
-        side: Any = self.image_encoder.config.image_size
-        pixels = F.interpolate(images, (side, side), mode="bicubic", antialias=True, align_corners=False)
-        mean, std = (pixels.new_tensor(values).view(1, 3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
-        pixels = ((pixels.clamp(0, 1) - mean) / std).to(self.device, self.image_encoder.dtype)
-        return self.image_encoder(pixels).image_embeds.to(images.dtype)  # (b, e)
+        return ImageTower(self.image_encoder).embed(images)
 
     @property
     def denoiser(self) -> torch.nn.Module:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from core2d.prior.camera_token import camera_features
 
 PARTS = ("tokens", "pooled", "mask", "sizes", "camera", "channels")
+INSTEAD = " without words"  # after the name of what adapters are told: what the row without words is told in its place
 
 
 @dataclass(frozen=True)
@@ -115,21 +116,34 @@ class Condition:
         return replace(self.expand(rows), camera=features.expand(rows, -1))
 
     def telling(self, **extra: Tensor) -> Condition:
-        """With more for adapters, by name: (n, ...), for one row or for each."""
+        """With more for adapters, by name: (n, ...), for one row or for each.
+
+        What guidance is to pull towards is told with what the row without words hears in its place, under the same name
+        with `INSTEAD` after it: `telling(**{"picture": seen, "picture" + INSTEAD: zeros})`.
+        """
         rows = max(len(self), *(len(part) for part in extra.values()))
         told = {name: part if len(part) == rows else part.expand(rows, *part.shape[1:]) for name, part in extra.items()}
         wide = self.expand(rows)
         return replace(wide, extra={**wide.extra, **told})
 
-    def told_also(self, other: Condition) -> Condition:
+    def told_also(self, other: Condition, has_words: bool = False) -> Condition:
         """With what `other`, of as many rows, is told and this is not.
 
         So is made the row without words of guidance, which pulls towards the words and not towards the view, the map
-        or the picture that both are told (MVDream, 2308.16512; ControlNet, 2302.05543).
+        or the picture that both are told (MVDream, 2308.16512; ControlNet, 2302.05543). Of an image prompt, which
+        stands for words, that row hears what is told for it (`INSTEAD`; IP-Adapter, 2308.06721, section 3.2.2).
+
+        Args:
+            has_words: this is no row without words, but one that asks for the same in other words.
         """
         both = ("camera", "channels", "sizes")
         missing = {name: getattr(other, name) for name in both if getattr(self, name) is None}
-        return replace(self, **missing, extra={**other.extra, **self.extra})
+        extra = dict(other.extra)
+        if not has_words:
+            for name, part in other.extra.items():
+                if name.endswith(INSTEAD):
+                    extra[name.removesuffix(INSTEAD)] = part
+        return replace(self, **missing, extra={**extra, **self.extra})
 
     @staticmethod
     def cat(conditions: list[Condition]) -> Condition:

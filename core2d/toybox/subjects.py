@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
 from core2d.toybox import captions, world
-from core2d.toybox.scene import Scene, finish_still, random_object
+from core2d.toybox.dataset import STILL_SCALES
+from core2d.toybox.scene import WHITE, Scene, finish_still, random_object
 
 COUNT = 8  # subjects of a seed
 RARE = "sks"  # a word that no caption has
@@ -53,6 +55,24 @@ def subject(seed: int, number: int, pictures: int) -> Subject:
     plain = random_object(random, name, color, adjectives=False)
     body = replace(plain, pattern=world.PATTERNS[number % len(world.PATTERNS)])
     return Subject(body, [finish_still(random, body) for _ in range(pictures)])
+
+
+def seen_again(scene: Scene, seed: int, index: int, plain: bool = False) -> Scene:
+    """The same body from another side, at rest, in another setting: a picture that says what it is, and no more.
+
+    Args:
+        scene: a still, or a moment of a clip.
+        seed, index: of the side and the setting.
+        plain: on white and not from overhead, as one would show a thing to somebody.
+    """
+    random = Random(f"{world.VERSION}/again/{seed}/{index}")
+    body = replace(scene, yaw=0.0, offset=(0.0, 0.0, 0.0), scale=STILL_SCALES[scene.kind], ground=None)
+    while True:
+        again = finish_still(random, body)
+        if not plain:
+            return again
+        if again.view.elevation <= math.radians(world.OVERHEAD_ELEVATION):
+            return replace(again, ground=None, background=WHITE)
 
 
 def others(seed: int, name: str, pictures: int) -> list[Scene]:

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from core2d.adapters.options import lora_files, with_loras
+from torch import Tensor
+
+from core2d.adapters.options import image_prompt_files, lora_files, with_image_prompts, with_loras
 from core2d.app.devices import pick_device, pick_dtype
 from core2d.app.outputs import plain
 from core2d.app.provenance import digests
@@ -22,6 +26,8 @@ from core2d.app.runs import check_free, check_inputs, run_folder, working_in
 from core2d.guidance import ViewPrompts
 from core2d.prior.backbone import Backbone
 from core2d.prior.base import Prior
+from core2d.prior.cameras import Cameras
+from core2d.prior.condition import Condition
 from core2d.toybox import world
 from core2d.toybox.captions import background_phrase
 from gen3d.dreamfusion.memory import memory_needed
@@ -33,7 +39,10 @@ from gen3d.mesh.pictures import picture as picture
 from gen3d.shaping.model import Model, training_recipe
 from gen3d.shaping.runs import Result, mesh_of, optimise, recipe_to_go_on, save_result, start_anew
 
-SETTINGS = ("prompts", "model", "lora", "quality", "steps", "views", "seed", "dtype")  # what a result depends on
+SETTINGS = (  # what a result depends on
+    "prompts", "model", "lora", "image_prompt", "image_prompt_mask", "ip_adapter", "quality", "steps", "views", "seed",
+    "dtype",
+)  # fmt: skip
 
 
 def text_to_mesh(
@@ -45,6 +54,7 @@ def text_to_mesh(
     seed: int = 0,
     resume: bool = False,
     distill: Distill | None = None,
+    telling: Mapping[str, Tensor] | None = None,
 ) -> tuple[TexturedMesh, Build]:
     """Optimise a field for a prompt and make a mesh of it.
 
@@ -56,13 +66,19 @@ def text_to_mesh(
         views: "auto" uses the prior's camera token where it has one, "words" describes the view.
         seed: decides everything that is random.
         distill: another guidance, made of prior, settings and seed; see `DreamFusionTask`.
+        telling: what adapters of the prior are told, by name: one row, the same for all pictures.
 
     Raises:
         InputError: the field stayed empty or diverged, or the prompt is too long for the prior.
     """
     config = config or QUALITIES["normal"]
-    task = DreamFusionTask(Model(seed), prior, prompt, config, views, seed, distill)
+    tell = partial(_tell, telling) if telling else None
+    task = DreamFusionTask(Model(seed), prior, prompt, config, views, seed, distill, tell)
     return mesh_of(optimise(task, training_recipe(config, seed), run, resume, repr(prompt), prior.device))
+
+
+def _tell(telling: Mapping[str, Tensor], condition: Condition, _images: Tensor, _cameras: Cameras | None) -> Condition:
+    return condition.telling(**telling)
 
 
 # -- one prompt of the command ---------------------------------------------------------------------------------
@@ -75,9 +91,9 @@ def follow_one(recipe: TextToMeshRecipe) -> Result:
         return go_on(recipe, recipe.resume)
     assert recipe.output is not None
     check_free(run_folder(recipe.output))
-    prior = load_prior(recipe)
+    loaded = load_prior(recipe)
     with working_in(run_folder(recipe.output)) as folder:
-        return make_mesh(recipe, prior, folder)
+        return make_mesh(recipe, loaded, folder)
 
 
 def go_on(given: TextToMeshRecipe, folder: Path) -> Result:
@@ -89,18 +105,27 @@ def go_on(given: TextToMeshRecipe, folder: Path) -> Result:
         return make_mesh(recipe, load_prior(recipe), folder, resume=True)
 
 
-def load_prior(recipe: TextToMeshRecipe) -> Backbone:
+@dataclass(frozen=True)
+class Loaded:
+    """The prior of a recipe, and what its adapters are told."""
+
+    prior: Backbone
+    telling: Mapping[str, Tensor]
+
+
+def load_prior(recipe: TextToMeshRecipe) -> Loaded:
     """The model of a recipe, after which is said what the work with it takes."""
     prior = Backbone.load(recipe.model, pick_device(recipe.device), pick_dtype(recipe.dtype))
     prior = with_loras(prior, files_and_strengths("--lora", recipe.lora))
+    prior, telling = with_image_prompts(prior, recipe)
     config = config_of(recipe)
     for prompt in recipe.all_prompts():
         check_length(prior, prompt, recipe.views)
     sys.stderr.write(f"{config.steps} steps, {memory_needed(prior, config)}\n")
-    return prior
+    return Loaded(prior, telling)
 
 
-def make_mesh(recipe: TextToMeshRecipe, prior: Backbone, folder: Path, resume: bool = False) -> Result:
+def make_mesh(recipe: TextToMeshRecipe, loaded: Loaded, folder: Path, resume: bool = False) -> Result:
     """Everything that the recipe of one prompt asks for, in a run folder that `working_in` keeps.
 
     With `resume` the run there is gone on with, from its newest checkpoint.
@@ -110,7 +135,9 @@ def make_mesh(recipe: TextToMeshRecipe, prior: Backbone, folder: Path, resume: b
     inputs, config = inputs_of(recipe), config_of(recipe)
     if not resume:
         start_anew(folder, recipe, inputs)
-    mesh, build = text_to_mesh(prompt, prior, folder, config, recipe.views, recipe.seed, resume)
+    mesh, build = text_to_mesh(
+        prompt, loaded.prior, folder, config, recipe.views, recipe.seed, resume, telling=loaded.telling
+    )
     return save_result(recipe, folder, mesh, build, settings_of(recipe), inputs, started)
 
 
@@ -127,14 +154,14 @@ def settings_of(recipe: TextToMeshRecipe) -> dict[str, Any]:
 
 def inputs_of(recipe: TextToMeshRecipe) -> dict[str, str]:
     """Hashes of all that the mesh is made of."""
-    return digests({"model": resolve(recipe.model), **lora_files(recipe.lora)})
+    return digests({"model": resolve(recipe.model), **lora_files(recipe.lora), **image_prompt_files(recipe)})
 
 
 def check_length(prior: Prior, prompt: str, views: str) -> None:
     """Refuse a prompt that is too long with what will be said after it, before anything is written."""
     said = [prompt]
     if prior.world == world.NAME:
-        said = [f"{prompt}, {background_phrase(None, word)}" for word in world.COLOR_NAMES]
+        said = [f"{prompt}, {background_phrase(None, word)}".removeprefix(", ") for word in world.COLOR_NAMES]
     if views == "words" or not prior.has_camera_token:
         said = [text for one in said for text in ViewPrompts().prompts(one)]
     prior.encode_text(said)

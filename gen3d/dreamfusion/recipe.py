@@ -14,10 +14,9 @@ from core2d.app.recipe import (
     Loras,
     OptionalOutput,
     OptionalPath,
+    PromptedRecipe,
     Prompts,
-    Recipe,
     check_between,
-    check_prompt,
     files_and_strengths,
     read_prompts,
 )
@@ -25,7 +24,10 @@ from core2d.app.registry import resolve
 from gen3d.shaping.config import ShapingConfig
 
 CONTACT_SHEET = "contact-sheet.png"
-OF_THE_RUN = ("prompts", "prompts_file", "output", "model", "lora", "quality", "steps", "views", "seed", "dtype")
+OF_THE_RUN = (
+    "prompts", "prompts_file", "output", "model", "lora", "image_prompt", "image_prompt_mask", "ip_adapter", "quality",
+    "steps", "views", "seed", "dtype",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +48,7 @@ QUALITIES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextToMeshRecipe(Recipe):
+class TextToMeshRecipe(PromptedRecipe):
     """Make textured meshes from sentences, by DreamFusion."""
 
     prompts: Prompts = ()
@@ -85,7 +87,7 @@ class TextToMeshRecipe(Recipe):
         if not prompts:
             raise InputError('no prompt: say what to make, such as "a red mug"')
         for prompt in prompts:
-            check_prompt(prompt)
+            self.check_words(prompt)
         if self.steps is not None:
             check_between("--steps", self.steps, 1, 1_000_000)
         files_and_strengths("--lora", self.lora)

@@ -32,6 +32,7 @@ from core2d.bundled.training import (
 from core2d.bundled.world import training_pictures
 from core2d.files.loading import load_model, read_json, save_model
 from core2d.prior.backbone import Backbone
+from core2d.prior.image_tower import load_image_encoder
 from core2d.prior.schedule import NoiseSchedule
 from core2d.toybox import world
 from core2d.toybox.captions import background_phrase, object_phrase
@@ -42,7 +43,6 @@ from gen3d.toybox.view_scores import cases, view_scores
 from gen3d.toybox.views import toybox_renders
 from gen3d.zero123.camera_projection import PictureReader
 from gen3d.zero123.formats import Zero123Parts, read_zero123, write_zero123
-from gen3d.zero123.formats.folders import load_image_encoder
 from gen3d.zero123.model import Zero123
 from gen3d.zero123.pipeline import NovelViews
 from gen3d.zero123.task import (

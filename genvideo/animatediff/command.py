@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from core2d.adapters.controlnet_files import read_controlnet
+from core2d.adapters.options import image_prompt_files, with_image_prompts
 from core2d.app.devices import pick_device, pick_dtype
 from core2d.app.errors import InputError
 from core2d.app.outputs import plain
@@ -83,7 +84,10 @@ def _run_many(recipe: TextToVideoRecipe) -> Result:
 
 
 def load(recipe: TextToVideoRecipe) -> tuple[AnimateDiff, dict[str, Tensor]]:
-    """The model of a recipe, and the maps that it is told; what its motion file holds beside motion modules is said."""
+    """The model of a recipe, and what it is told of maps and pictures.
+
+    What its motion file holds beside motion modules is said.
+    """
     pipeline = AnimateDiff.from_pretrained(
         recipe.model, recipe.motion, recipe.loras, recipe.sparse_control,
         pick_device(recipe.device), pick_dtype(recipe.dtype), recipe.vae, recipe.motion_version,
@@ -95,7 +99,9 @@ def load(recipe: TextToVideoRecipe) -> tuple[AnimateDiff, dict[str, Tensor]]:
     side, frames = pipeline.prior.image_size, recipe.frames if recipe.video is None else None  # those of the video
     controls = [Control(read_controlnet(told.network), maps_of(told.map, side, frames), told.weight)
                 for told in recipe.controls]  # fmt: skip
-    return controlled(pipeline, controls) if controls else (pipeline, {})
+    following, telling = controlled(pipeline, controls) if controls else (pipeline, {})
+    prompted, shown = with_image_prompts(following, recipe)
+    return prompted, telling | shown
 
 
 def maps_of(path: Path, side: int, frames: int | None) -> Tensor:
@@ -171,6 +177,7 @@ def files_of(recipe: TextToVideoRecipe) -> dict[str, Path]:
     found |= {f"lora {file}": Path(file) for file in recipe.loras}
     for number, told in enumerate(recipe.controls):
         found |= {f"controlnet {number}": told.network, f"map {number}": told.map}
+    found |= image_prompt_files(recipe)
     found |= {f"frame {index}": file for index, file in recipe.pictures.items()}
     return {name: file for name, file in found.items() if file is not None}
 

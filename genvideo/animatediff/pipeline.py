@@ -186,7 +186,7 @@ class AnimateDiff:
             generator: one for each clip, or a seed: clip i starts from seed + i, whatever else is drawn with it.
             latents: (n, c, f, h, w) standard normal noise to start from.
             telling: what adapters are told, by name (`with_adapters`): (1, ...) for all clips, (n, ...) for each clip,
-                or (n f, ...) for each frame, those of one clip side by side.
+                or (n f, ...) for each frame, those of one clip side by side. Beside it a prompt may be empty.
             given: pictures (3, H, W) in [0, 1] by the frame that they are to be; -1 is the last.
             control_scale: of what a SparseCtrl encoder adds.
             video: (f, 3, H, W) in [0, 1], to be drawn anew; its frames and size count.
@@ -201,7 +201,7 @@ class AnimateDiff:
             InputError: a prompt that is empty or too long, numbers, sizes or arguments that are not possible.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        if not prompts or any(not one.strip() for one in prompts):
+        if not prompts or not (telling or all(one.strip() for one in prompts)):
             raise InputError('a prompt is empty: say what to show, such as "a red mug spinning clockwise"')
         check_steps(self.prior, num_inference_steps)
         if video is not None:

@@ -16,10 +16,9 @@ from core2d.app.recipe import (
     Loras,
     OptionalPath,
     Output,
+    PromptedRecipe,
     Prompts,
-    Recipe,
     check_between,
-    check_prompt,
     check_prompt_length,
     files_and_strengths,
     read_prompts,
@@ -32,7 +31,7 @@ FASTEST, LONGEST = 240, 10_000  # frames a second, frames
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextToVideoRecipe(Recipe):
+class TextToVideoRecipe(PromptedRecipe):
     """Draw clips from text with the diffusion prior and its motion modules (AnimateDiff)."""
 
     prompts: Prompts = ()
@@ -95,7 +94,7 @@ class TextToVideoRecipe(Recipe):
     def check(self) -> None:
         super().check()
         for prompt in self.all_prompts():
-            check_prompt(prompt, "a red mug spinning clockwise")
+            self.check_words(prompt, "a red mug spinning clockwise")
         check_prompt_length(self.negative_prompt)
         check_between("--frames", self.frames, 1, LONGEST)
         check_between("--steps", self.steps, 1, 1000)

@@ -398,7 +398,7 @@ def test_likeness_knows_the_toybox() -> None:
     """Toybox objects are above the threshold, noise is below."""
     from core2d.app.registry import bundled
     from core2d.bundled.clip import normalise
-    from gen3d.zero123.formats.folders import load_image_encoder
+    from core2d.prior.image_tower import load_image_encoder
 
     tower = load_image_encoder(bundled()["toybox-clip"], torch.float32)
     shown = cases(world.TUNING_SEEDS[0], SIZE, count=12, held_out=2)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from core2d.adapters.controlnet_files import read_controlnet
+from core2d.adapters.options import image_prompt_files, with_image_prompts
 from core2d.app.devices import pick_device, pick_dtype
 from core2d.media.pictures import save_image
 from core2d.media.sheets import check_singles
@@ -26,9 +27,11 @@ def follow(recipe: ControlRecipe) -> tuple[list[Path], Mapping[str, Any]]:
     side = flat.backbone.image_size
     height, width = recipe.height or side, recipe.width or side
     controls = _controls(recipe, height, width)
-    pipeline, telling = controlled(flat, controls)
-    images = draw(pipeline, [recipe.prompt], recipe, telling=telling, height=height, width=width)
-    outputs = write(recipe.output, images, [recipe.prompt], recipe, _files(recipe))
+    following, telling = controlled(flat, controls)
+    pipeline, shown = with_image_prompts(following, recipe)
+    images = draw(pipeline, [recipe.prompt], recipe, telling=telling | shown, height=height, width=width)
+    files = _files(recipe) | image_prompt_files(recipe)
+    outputs = write(recipe.output, images, [recipe.prompt], recipe, files)
     if recipe.from_picture:
         outputs.append(save_image(recipe.map_output, controls[0].map))
     return outputs, {"images": recipe.num_images, "height": height, "width": width}

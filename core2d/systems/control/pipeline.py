@@ -12,24 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, Self, TypeVar
 
 from diffusers.models.controlnets.controlnet import ControlNetModel
 from torch import Tensor
 
+from core2d.adapters.adaptable import Drawing, prior_of
 from core2d.adapters.controlnet import ControlNet
-from core2d.app.errors import InputError
-from core2d.prior.base import LatentPrior
-from core2d.prior.condition import Adapter
-
-
-class Adaptable(Protocol):
-    """A prior or a pipeline."""
-
-    def with_adapters(self, *adapters: Adapter) -> Self: ...
-
-
-Drawing = TypeVar("Drawing", bound=Adaptable)
 
 
 @dataclass(frozen=True)
@@ -55,7 +43,7 @@ def controlled(drawing: Drawing, controls: Sequence[Control]) -> tuple[Drawing, 
     Raises:
         InputError: a ControlNet of another model, or numbers that are out of their range.
     """
-    prior = _prior_of(drawing)
+    prior = prior_of(drawing)
     adapters, telling = [], {}
     for number, one in enumerate(controls):
         name = f"control_{number}"
@@ -64,12 +52,3 @@ def controlled(drawing: Drawing, controls: Sequence[Control]) -> tuple[Drawing, 
         adapters.append(adapter)
         telling[name] = one.map if one.map.ndim == 4 else one.map[None]  # (1 or n, 3, H, W)
     return drawing.with_adapters(*adapters), telling
-
-
-def _prior_of(drawing: Any) -> LatentPrior:
-    """A prior itself, or that of a pipeline, whatever it calls it."""
-    found = [drawing, *(getattr(drawing, name, None) for name in ("backbone", "prior"))]
-    priors = [one for one in found if isinstance(one, LatentPrior)]
-    if not priors:
-        raise InputError(f"{type(drawing).__name__} has no network that could follow a map")
-    return priors[0]

@@ -11,7 +11,7 @@ import tyro
 
 from core2d.app.errors import InputError
 from core2d.app.outputs import IMAGE_SUFFIXES, check_output
-from core2d.app.recipe import DrawingRecipe, Output, check_between, check_prompt, file_and_strength
+from core2d.app.recipe import DrawingRecipe, Output, check_between, file_and_strength
 from core2d.app.registry import bundled, resolve
 
 Kind = Literal["depth", "normal", "edges", "segmentation", "pose"]
@@ -64,7 +64,7 @@ class ControlRecipe(DrawingRecipe):
 
     def check(self) -> None:
         super().check()
-        check_prompt(self.prompt)
+        self.check_words(self.prompt)
         if self.from_picture and self.kind in NEEDED:
             raise InputError(f"--from-picture --kind {self.kind} needs {NEEDED[self.kind]}, and none comes with this: "
                              "make the map with another program, and give it without --from-picture")  # fmt: skip

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from core2d.adapters.options import lora_files, with_loras
+from core2d.adapters.options import image_prompt_files, lora_files, with_image_prompts, with_loras
 from core2d.app.devices import pick_device, pick_dtype
 from core2d.app.recipe import files_and_strengths
 from core2d.media.sheets import check_singles
@@ -25,7 +25,9 @@ def follow(recipe: TextToImageRecipe) -> tuple[list[Path], Mapping[str, Any]]:
     if len(recipe.prompts) * recipe.num_images > 1:
         check_singles(recipe.output)
     prior = Backbone.load(recipe.model, pick_device(recipe.device), pick_dtype(recipe.dtype))
-    pipeline = TextToImage(with_loras(prior, files_and_strengths("--lora", recipe.lora)))
-    images = draw(pipeline, recipe.prompts, recipe)
-    outputs = write(recipe.output, images, recipe.prompts, recipe, lora_files(recipe.lora))
+    flat = TextToImage(with_loras(prior, files_and_strengths("--lora", recipe.lora)))
+    pipeline, telling = with_image_prompts(flat, recipe)
+    images = draw(pipeline, recipe.prompts, recipe, telling=telling)
+    files = lora_files(recipe.lora) | image_prompt_files(recipe)
+    outputs = write(recipe.output, images, recipe.prompts, recipe, files)
     return outputs, {"images": len(images), "height": images.shape[2], "width": images.shape[3]}

@@ -134,7 +134,8 @@ class TextToImage:
                 with it.
             camera: one view, or n (`core2d.prior.cameras.Cameras` or (n, 5) features), where the model has a camera
                 token.
-            telling: what adapters are told, by name: (n, ...), or (1, ...) for all alike (`with_adapters`).
+            telling: what adapters are told, by name: (n, ...), or (1, ...) for all alike (`with_adapters`). Beside it a
+                prompt may be empty.
             scheduler: another one for this call, by name or made.
             height, width: in pixels, multiples of the autoencoder's factor; those of training by default.
             latents: (n, c, h, w) standard normal noise to start from.
@@ -149,7 +150,7 @@ class TextToImage:
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         count = len(prompts) * num_images_per_prompt
-        _check(prompts, num_images_per_prompt, guidance_scale, negative_prompt, guidance_rescale)
+        _check(prompts, num_images_per_prompt, guidance_scale, negative_prompt, guidance_rescale, bool(telling))
         check_steps(self.backbone, num_inference_steps)
         if batch_size is not None and batch_size < 1:
             raise InputError(f"a batch size of {batch_size} is not possible: give 1 or more")
@@ -238,8 +239,9 @@ def _check(
     scale: float,
     negative_prompt: str | list[str] | None,
     rescale: float,
+    told: bool,
 ) -> None:
-    if not prompts or any(not prompt.strip() for prompt in prompts):
+    if not prompts or not (told or all(prompt.strip() for prompt in prompts)):
         raise InputError('a prompt is empty: say what to draw, such as "a red mug"')
     if images < 1:
         raise InputError(f"{images} images for each prompt are not possible: give 1 or more")

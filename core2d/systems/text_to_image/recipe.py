@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from core2d.app.errors import InputError
 from core2d.app.outputs import IMAGE_SUFFIXES, check_output
-from core2d.app.recipe import DrawingRecipe, Loras, Output, Prompts, check_prompt, files_and_strengths
+from core2d.app.recipe import DrawingRecipe, Loras, Output, Prompts, files_and_strengths
 from core2d.app.registry import resolve
 
 
@@ -24,7 +24,7 @@ class TextToImageRecipe(DrawingRecipe):
         if not self.prompts:
             raise InputError('no prompt: give at least one, such as "a red mug"')
         for prompt in self.prompts:
-            check_prompt(prompt)
+            self.check_words(prompt)
         files_and_strengths("--lora", self.lora)
         check_output(self.output, IMAGE_SUFFIXES)
         resolve(self.model)

@@ -10,13 +10,12 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
-from transformers import CLIPModel, CLIPVisionModelWithProjection
 
 from core2d.app.errors import InputError
 from core2d.app.outputs import write_json
 from core2d.app.registry import bundled, resolve
-from core2d.files import ldm
 from core2d.files.loading import load_model, read_json, read_manifest, save_model, weights_files
+from core2d.prior.image_tower import load_image_encoder
 from core2d.prior.schedulers import read_scheduler_config
 from gen3d.data.single_picture import MARGIN
 from gen3d.zero123.camera_projection import CameraProjection, PictureReader
@@ -33,7 +32,6 @@ from gen3d.zero123.formats.parts import (
     Zero123Parts,
     projection_of,
     triple,
-    with_weights,
 )
 
 
@@ -97,17 +95,6 @@ def _lenders(named: Mapping[str, Any], folder: Path) -> dict[str, Path]:
 def _is_inside(name: Any) -> bool:
     """Whether a relative name of a folder stays where it starts."""
     return isinstance(name, str) and not Path(name).is_absolute() and ".." not in Path(name).parts
-
-
-def load_image_encoder(folder: Path, dtype: torch.dtype) -> CLIPVisionModelWithProjection:
-    """A vision tower from its folder, or from that of a whole CLIP model."""
-    if read_json(folder / "config.json").get("model_type") != "clip":
-        return load_model(CLIPVisionModelWithProjection, folder, dtype)
-    whole = load_model(CLIPModel, folder, dtype)
-    said: Any = whole.config
-    config = {**said.vision_config.to_dict(), "projection_dim": said.projection_dim}
-    tower, state = ldm.clip_vision_on_meta(config), whole.state_dict()
-    return with_weights(tower, {name: state[name] for name in tower.state_dict()}, dtype)
 
 
 def _load_projection(folder: Path, dtype: torch.dtype) -> CameraProjection | PictureReader:

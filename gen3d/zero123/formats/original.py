@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from core2d.app.errors import InputError
 from core2d.app.outputs import atomic_path, check_output
 from core2d.files import ldm
-from core2d.files.loading import read_manifest
+from core2d.files.loading import read_manifest, with_weights
 from core2d.files.manifests import Manifest, manifest_of
 from core2d.prior.schedule import alphas_cumprod_from_config
 from gen3d.zero123.formats.parts import (
@@ -30,7 +30,6 @@ from gen3d.zero123.formats.parts import (
     refuse_misfit,
     sounds_stable,
     triple,
-    with_weights,
 )
 
 SETTINGS, LARGEST_SETTINGS = "liftkit_settings", 65_536

@@ -11,12 +11,13 @@ from typing import Any, Literal
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import CLIPVisionModelWithProjection
 
 from core2d.app.errors import InputError
+from core2d.files.loading import with_weights
 from core2d.files.manifests import Manifest, compare_keys, manifest_of
-from core2d.prior.backbone import CLIP_MEAN, CLIP_STD
+from core2d.prior.image_tower import CLIP_MEAN, CLIP_STD
 from core2d.prior.schedule import NoiseSchedule
 from gen3d.data.single_picture import MARGIN
 from gen3d.zero123.camera_projection import CameraProjection, PictureReader
@@ -161,15 +162,6 @@ def refuse_misfit(part: str, expected: Manifest, found: Manifest, path: Path, pr
     ]
     if wrong:
         raise InputError(f"{path} is no whole Zero-1-to-3: of its {part} {' and '.join(wrong)}")
-
-
-def with_weights(module: nn.Module, state: Mapping[str, Tensor], dtype: torch.dtype) -> Any:
-    """A module of the meta device with these weights, frozen; nothing is copied that has the dtype."""
-    module.load_state_dict({name: tensor.to(dtype) for name, tensor in state.items()}, assign=True)
-    if isinstance(module, CLIPVisionModelWithProjection):  # a buffer that is not stored
-        embeddings = module.vision_model.embeddings
-        embeddings.register_buffer("position_ids", torch.arange(embeddings.num_positions)[None], persistent=False)
-    return module.requires_grad_(False).eval()
 
 
 def projection_of(state: Mapping[str, Tensor], dtype: torch.dtype, path: Path) -> CameraProjection:
