@@ -57,9 +57,7 @@ def test_no_masked_pixel_is_lost_when_a_mask_is_scaled(h: int, w: int, to_h: int
     mask = np.zeros((h, w), bool)
     mask[row, column] = True
     there = scaled(mask, to_h, to_w)
-    assert (
-        there.any() and there[min(to_h - 1, int((row + 0.5) * to_h / h)), min(to_w - 1, int((column + 0.5) * to_w / w))]
-    )
+    assert there[int((row + 0.5) * to_h / h), int((column + 0.5) * to_w / w)]
 
 
 @settings(max_examples=40, deadline=None)
@@ -133,7 +131,7 @@ def test_a_difference_in_tone_is_fitted_at_the_seam_and_fades_with_the_feather()
     mask = np.zeros((80, 80), bool)
     mask[:, 40:] = True
     row = joined(pixels, drawn, mask, 8.0)[40, :, 0].astype(float)
-    assert (row[:40] == 120).all() and abs(row[40] - 120) < 5 and (np.diff(row[40:]) <= 0).all() and row[-1] == 100
+    assert (row[:40] == 120).all() and abs(row[40] - 120) < 7 and (np.diff(row[40:]) <= 0).all() and row[-1] == 100
     lost = 20 * (1 - (20 / 64) ** 2) ** 2  # what Tukey's biweight leaves of it
     np.testing.assert_allclose(row[47], 100 + lost * np.exp(-8 / 8), atol=1)
     assert (joined(pixels, drawn, mask, 0.0)[40, 40:] == 100).all()
