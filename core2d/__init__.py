@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from core2d.prior.oracle import OracleBackbone as OracleBackbone
     from core2d.prior.schedule import NoiseSchedule as NoiseSchedule
     from core2d.prior.schedule import Prediction as Prediction
+    from core2d.systems.inpaint.pipeline import Inpaint as Inpaint
     from core2d.systems.text_to_image.pipeline import TextToImage as TextToImage
     from core2d.training.loop import train as train
     from core2d.training.recipe import TrainingRecipe as TrainingRecipe
@@ -34,6 +35,7 @@ _HOME = {
     "Backbone": "core2d.prior.backbone",
     "Cameras": "core2d.prior.cameras",
     "Condition": "core2d.prior.condition",
+    "Inpaint": "core2d.systems.inpaint.pipeline",
     "InputError": "core2d.app.errors",
     "Inputs": "core2d.prior.condition",
     "NoiseSchedule": "core2d.prior.schedule",

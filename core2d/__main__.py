@@ -6,6 +6,8 @@ from core2d.app.program import Command, run_program
 
 COMMANDS = {
     "text-to-image": Command("core2d.systems.text_to_image", "TextToImageRecipe"),
+    "inpaint": Command("core2d.systems.inpaint", "InpaintRecipe", "inpaint"),
+    "outpaint": Command("core2d.systems.inpaint", "OutpaintRecipe", "outpaint"),
     "control": Command("core2d.systems.control", "ControlRecipe"),
     "lora train": Command("core2d.systems.dreambooth", "LoraTrainRecipe", "train_lora"),
     "lora fuse": Command("core2d.systems.dreambooth", "LoraFuseRecipe", "fuse_loras"),

@@ -18,6 +18,7 @@ from core2d.app.program import main_guard
 from core2d.app.registry import assets_folder
 from core2d.bundled import nested, stages
 from core2d.bundled.control import CONTROL_DEPTH, CONTROL_POSE
+from core2d.bundled.inpaint import INPAINT
 from core2d.bundled.ip_adapter import IP_ADAPTER
 from core2d.bundled.training import TrainingSetup, state_of
 from gen3d.toybox.bundled import MATTING, ZERO123
@@ -25,7 +26,8 @@ from genvideo.toybox.bundled import FRAME_JUDGE, MOTION
 from genvideo.toybox.video_vae import VIDEO_VAE
 
 LATER = (
-    nested.VAE, nested.PRIOR, ZERO123, MATTING, FRAME_JUDGE, VIDEO_VAE, MOTION, CONTROL_DEPTH, CONTROL_POSE, IP_ADAPTER,
+    nested.VAE, nested.PRIOR, ZERO123, MATTING, FRAME_JUDGE, VIDEO_VAE, MOTION, CONTROL_DEPTH, CONTROL_POSE, INPAINT,
+    IP_ADAPTER,
 )  # fmt: skip
 STAGES = {**stages.STAGES, **{stage.name: stage for stage in LATER}}
 

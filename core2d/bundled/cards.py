@@ -108,6 +108,23 @@ rows are of `scripts/measure/autoencoder_trials.py`, which trains as the stage d
 not nested yet.
 """,
     ),
+    "toybox-inpaint": (
+        "Inpainting model of Toybox: what it has beside its prior",
+        """\
+An inpainting model (2112.10752, section 4.5) that borrows toybox-sd, as `liftkit.json` says: `conv_in.safetensors` is
+the first layer of its UNet, which also sees a mask and the latents of the picture without what is masked, and
+`lora.safetensors` a LoRA of all other layers. It began as nothing and was trained as it ships. A quarter of the masks
+covered all, the others were strokes and boxes; a tenth of the captions was dropped. As an ordinary folder of diffusers:
+
+    Inpaint.from_pretrained("toybox-inpaint").save_pretrained("folder")
+
+Scores are of 96 masks (boxes, strokes, halves, the object's shape) on stills that nothing was trained on, drawn by
+their captions; `out25` and `out50` of pictures that are to be drawn on by 25 % and 50 % at one side. `both` is what the
+judge reads of the whole result. `seam` is the mean difference of neighbours across the mask's edge over that of the
+true pictures in the same places: 1 is no seam. `changed` counts bytes outside of masks. `_prior` is toybox-sd alone,
+which is given the picture back after each step.
+""",
+    ),
     "toybox-control-depth": (
         "ControlNet of Toybox: pictures by depth maps",
         """\

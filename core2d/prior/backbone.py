@@ -53,6 +53,7 @@ class Backbone(LatentPrior):
         camera_token: projector of views, if the denoiser was trained with one.
         image_encoder: CLIP image tower, if the folder has one.
         world: see `Prior`.
+        inpaints: whether the denoiser may be one for inpainting, see `load`.
     """
 
     def __init__(
@@ -63,13 +64,14 @@ class Backbone(LatentPrior):
         camera_token: CameraToken | None = None,
         image_encoder: CLIPVisionModelWithProjection | None = None,
         world: str | None = None,
+        inpaints: bool = False,
     ):
         super().__init__(vae, scheduler_config, family.denoiser.config.sample_size)
         self.family = family
         self.camera_token, self.image_encoder = camera_token, image_encoder
         self.has_camera_token, self.world = camera_token is not None, world
         self._cache: dict[str, Condition] = {}
-        self._check()
+        self._check(inpaints)
         for module in self.named_models().values():
             module.requires_grad_(False).eval()
         self._note_place()
@@ -80,6 +82,7 @@ class Backbone(LatentPrior):
         name_or_folder: str | Path,
         device: str | torch.device = "cpu",
         dtype: str | torch.dtype | None = None,
+        inpaints: bool = False,
     ) -> "Backbone":
         """Load a bundled model, a diffusers folder, or a hub id that is in the local cache; never from the
         network.
@@ -87,6 +90,8 @@ class Backbone(LatentPrior):
         Args:
             device: `cpu`, `cuda`, `cuda:1`, `mps`, or `auto`.
             dtype: number format of the computation; float32 if not given, whatever the files hold.
+            inpaints: take a denoiser too that is told a mask and a masked picture beside the noisy latents
+                (`takes_mask`); otherwise such a model is refused.
 
         Raises:
             InputError: no such model or device, an unknown family, pickled or ill-fitting weights.
@@ -105,6 +110,7 @@ class Backbone(LatentPrior):
             load_model(CameraToken, folder / "camera_token", dtype) if (folder / "camera_token").is_dir() else None,
             load_model(CLIPVisionModelWithProjection, folder / "image_encoder", dtype) if has_image_encoder else None,
             world_of(folder),
+            inpaints,
         )
         return backbone.to(device)
 
@@ -151,6 +157,13 @@ class Backbone(LatentPrior):
     def denoiser(self) -> torch.nn.Module:
         return self.family.denoiser
 
+    @property
+    def takes_mask(self) -> bool:
+        """Whether the denoiser was made for inpainting: `Condition.channels` are then a mask, 1 where it draws, and the
+        latents of the picture without what is masked (2112.10752 section 4.5).
+        """
+        return self.family.denoiser.config.in_channels == 2 * self.latent_channels + 1
+
     def with_denoiser(self, denoiser: torch.nn.Module) -> "Backbone":
         other = copy.copy(self)
         other.family = self.family.with_denoiser(denoiser)
@@ -163,6 +176,8 @@ class Backbone(LatentPrior):
         return other
 
     def inputs(self, rows: Tensor, t: Tensor, condition: Condition, frames: int) -> Inputs:
+        if self.takes_mask and condition.channels is None:
+            raise InputError("this model inpaints, and is told no mask: draw with `core2d inpaint` (core2d.Inpaint)")
         if condition.camera is not None and self.camera_token is not None:
             view = self.camera_token(condition.camera, condition.tokens)  # (r, 1, d)
             condition = replace(condition.append(view), camera=None)  # (r, n + 1, d)
@@ -178,13 +193,18 @@ class Backbone(LatentPrior):
         optional = {"camera_token": self.camera_token, "image_encoder": self.image_encoder}
         return named | {name: module for name, module in optional.items() if module is not None}
 
-    def _check(self) -> None:
+    def _check(self, inpaints: bool) -> None:
         """Refuse checkpoints that would run and mean something else."""
         inputs, latents = self.family.denoiser.config.in_channels, self.latent_channels
-        if inputs != latents:
+        if self.takes_mask and not inpaints:
+            raise InputError(
+                f"the denoiser takes {inputs} channels and the autoencoder makes {latents}: it is an inpainting "
+                "checkpoint and no text-to-image model; draw with `core2d inpaint` or `core2d outpaint`"
+            )
+        if inputs != latents and not self.takes_mask:
             raise InputError(
                 f"the denoiser takes {inputs} channels and the autoencoder makes {latents}: "
-                "inpainting and upscaling checkpoints are not text-to-image models"
+                "upscaling and editing checkpoints are not text-to-image models"
             )
         if getattr(self.family.denoiser.config, "time_cond_proj_dim", None):
             raise InputError("this is a latent consistency model, which takes its guidance scale as an input")

@@ -35,6 +35,7 @@ class Family:
     """What all families share. `parts` are the components of the folder, under diffusers' names."""
 
     pipeline_name: ClassVar[str]  # of diffusers
+    inpaint_pipeline_name: ClassVar[str] = ""  # the same of one whose denoiser inpaints; "" where there is none
     denoiser_name: ClassVar[str] = "unet"
     models: ClassVar[dict[str, type[nn.Module]]]
     tokenizers: ClassVar[dict[str, type[PreTrainedTokenizerBase]]]
@@ -109,6 +110,7 @@ class StableDiffusion(Family):
     """
 
     pipeline_name = "StableDiffusionPipeline"
+    inpaint_pipeline_name = "StableDiffusionInpaintPipeline"
     optional_components = frozenset({"safety_checker", "feature_extractor", "image_encoder"})
     scheduler_settings = STABLE_DIFFUSION_SETTINGS
     models: ClassVar[dict] = {"text_encoder": CLIPTextModel, "unet": UNet2DConditionModel}
@@ -140,6 +142,7 @@ class StableDiffusionXL(Family):
     """SDXL (2307.01952): penultimate states of two text encoders side by side, a pooled prompt, and sizes."""
 
     pipeline_name = "StableDiffusionXLPipeline"
+    inpaint_pipeline_name = "StableDiffusionXLInpaintPipeline"
     optional_components = frozenset({"feature_extractor", "image_encoder"})
     vae_overflows = True
     models: ClassVar[dict] = {

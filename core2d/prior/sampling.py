@@ -71,6 +71,51 @@ def check_steps(prior: Prior, steps: int) -> None:
         raise InputError(f"{steps} denoising steps are not possible: give 1 to {prior.num_train_timesteps}")
 
 
+@dataclass(frozen=True)
+class Over:
+    """A picture that is drawn over: where the drawing begins, and what of it stays.
+
+    Attributes:
+        latents: (b, c, h, w) of the picture.
+        mask: (b, 1, h, w) 1 where is drawn. Elsewhere each step ends in the picture's latents, as noisy as they are to
+            be then (Lugmayr et al. 2022, 2201.09865, equation 8); 1 everywhere keeps nothing.
+        strength: share of the denoising that is done, in (0, 1]: 1 begins with noise alone, less with the picture under
+            as much noise as is left then (2108.01073).
+    """
+
+    latents: Tensor
+    mask: Tensor
+    strength: float = 1.0
+
+    def __getitem__(self, rows: slice) -> Over:
+        return Over(self.latents[rows], self.mask[rows], self.strength)
+
+    def begin(self, noise: Tensor, scheduler: Any) -> tuple[Tensor, int]:
+        """What the denoising begins with, of noise (b, c, h, w), and its first step.
+
+        Raises:
+            InputError: a scheduler that cannot add noise, or no step is left.
+        """
+        if not hasattr(scheduler, "add_noise"):
+            raise InputError(f"{type(scheduler).__name__} cannot draw over a picture: take another scheduler")
+        steps = scheduler.num_inference_steps
+        first = steps - min(int(steps * self.strength), steps)
+        if first == steps:
+            raise InputError(f"a strength of {self.strength} of {steps} steps leaves none: give more of either")
+        if self.strength == 1:
+            return noise * getattr(scheduler, "init_noise_sigma", 1.0), first
+        return self._noisy(noise, scheduler, first), first
+
+    def after(self, step: int, latents: Tensor, noise: Tensor, scheduler: Any) -> Tensor:
+        """Latents after a step, with the picture where it stays."""
+        last = step + 1 == len(scheduler.timesteps)
+        stays = self.latents if last else self._noisy(noise, scheduler, step + 1)
+        return (1 - self.mask) * stays + self.mask * latents
+
+    def _noisy(self, noise: Tensor, scheduler: Any, step: int) -> Tensor:
+        return scheduler.add_noise(self.latents, noise, scheduler.timesteps[step : step + 1])
+
+
 def denoise(
     guide: Callable[[Tensor, Tensor], Tensor],
     latents: Tensor,

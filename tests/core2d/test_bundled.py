@@ -22,9 +22,22 @@ import gen3d.toybox.bundled
 import gen3d.toybox.matting_task
 import genvideo.toybox.bundled
 import genvideo.toybox.video_vae
-from core2d.bundled import clip, control_scores, ip_adapter_scores, judges, nested, prior, scores, stages, training, vae
+from core2d.bundled import (
+    clip,
+    control_scores,
+    inpaint_scores,
+    ip_adapter_scores,
+    judges,
+    nested,
+    prior,
+    scores,
+    stages,
+    training,
+    vae,
+)
 from core2d.bundled.cards import ABOUT
 from core2d.bundled.control import CONTROL_DEPTH, CONTROL_POSE
+from core2d.bundled.inpaint import INPAINT
 from core2d.bundled.ip_adapter import IP_ADAPTER
 from core2d.bundled.world import picture_rows, training_pictures
 from core2d.prior.schedule import NoiseSchedule
@@ -314,7 +327,7 @@ class FakeTraining:
 
 
 EVERY = (*stages.STAGES.values(), nested.VAE, nested.PRIOR, ZERO123, MATTING, FRAME_JUDGE, VIDEO_VAE, MOTION,
-         CONTROL_DEPTH, CONTROL_POSE, IP_ADAPTER)  # fmt: skip
+         CONTROL_DEPTH, CONTROL_POSE, INPAINT, IP_ADAPTER)  # fmt: skip
 
 
 def judge_family(folder: Path, **changes: Any) -> training.TrainingSetup:
@@ -410,6 +423,8 @@ def test_all_stages_in_miniature(
     monkeypatch.setattr(genvideo.toybox.video_vae, "SCORED", 8)
     monkeypatch.setattr(control_scores, "SCORED", 2)
     monkeypatch.setattr(control_scores, "FOLLOWED", 1)
+    monkeypatch.setattr(inpaint_scores, "SCORED", 8)
+    monkeypatch.setattr(inpaint_scores, "FOLLOWED", 1)
     monkeypatch.setattr(ip_adapter_scores, "SCORED", 2)
     monkeypatch.setattr(ip_adapter_scores, "CARRIED", 1)
     monkeypatch.setattr(gen3d.toybox.bundled, "cases", partial(gen3d.toybox.bundled.cases, count=2, held_out=1))

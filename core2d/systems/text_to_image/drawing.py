@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,13 @@ from core2d.app.provenance import digests
 from core2d.app.recipe import DrawingRecipe
 from core2d.app.registry import resolve
 from core2d.media.sheets import save_sheet
-from core2d.systems.text_to_image.pipeline import TextToImage
 
 
-def draw(pipeline: TextToImage, prompts: Sequence[str], recipe: DrawingRecipe, **more: Any) -> Tensor:
+def draw(pipeline: Callable[..., Any], prompts: Sequence[str], recipe: DrawingRecipe, **more: Any) -> Tensor:
     """(n, 3, H, W) images on the CPU, those of one prompt side by side.
 
     Args:
+        pipeline: `TextToImage`, or one that is called alike.
         more: arguments of the pipeline that are none of the recipe's.
 
     Raises:
@@ -32,7 +32,7 @@ def draw(pipeline: TextToImage, prompts: Sequence[str], recipe: DrawingRecipe, *
     count = len(prompts) * recipe.num_images
     with tqdm(total=count * recipe.steps, unit="step", disable=None, leave=False) as bar:
 
-        def advance(_pipeline: TextToImage, _step: int, _t: Any, tensors: dict[str, Tensor]) -> None:
+        def advance(_pipeline: Any, _step: int, _t: Any, tensors: dict[str, Tensor]) -> None:
             bar.update(len(tensors["latents"]))
 
         images = pipeline(

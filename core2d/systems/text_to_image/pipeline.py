@@ -8,7 +8,7 @@ views (the camera token), one generator for each sample, and batches that fit in
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -28,7 +28,7 @@ from core2d.prior.backbone import OURS, Backbone
 from core2d.prior.base import Camera, Prior
 from core2d.prior.camera_token import camera_features
 from core2d.prior.condition import Adapter
-from core2d.prior.sampling import Guided, check_steps, denoise, generators_for
+from core2d.prior.sampling import Guided, OnStep, Over, check_steps, denoise, generators_for
 from core2d.prior.schedulers import make_scheduler
 
 LARGEST_BATCH = 64
@@ -83,22 +83,7 @@ class TextToImage:
 
         A model that is in the folder already is replaced, anything else there is refused.
         """
-        backbone, folder = self.backbone, Path(folder)
-        if not isinstance(backbone, Backbone):
-            raise InputError("an oracle has no weights that could be saved")
-        if folder.exists() and not (folder / "model_index.json").exists() and any(folder.iterdir()):
-            raise InputError(f"{folder} holds something that is not a model: name another folder")
-        with atomic_path(folder) as temporary:
-            temporary.mkdir()
-            family, index = backbone.family, model_index(backbone, self.scheduler)
-            for name in family.tokenizers:
-                family.parts[name].save_pretrained(temporary / name)
-            for name, module in backbone.named_models().items():
-                save_model(module, temporary / name, dtype)
-            self.scheduler.save_pretrained(temporary / "scheduler")
-            write_json(temporary / "model_index.json", index)
-            if backbone.world:
-                write_json(temporary / OURS, {"world": backbone.world})
+        save_pipeline(self.backbone, self.scheduler, folder, dtype)
 
     @torch.no_grad()
     def __call__(
@@ -118,6 +103,8 @@ class TextToImage:
         height: int | None = None,
         width: int | None = None,
         latents: Tensor | None = None,
+        over: Over | None = None,
+        channels: Tensor | None = None,
         batch_size: int | None = None,
         output_type: OutputType = "pil",
         callback_on_step_end: StepCallback | None = None,
@@ -139,6 +126,8 @@ class TextToImage:
             scheduler: another one for this call, by name or made.
             height, width: in pixels, multiples of the autoencoder's factor; those of training by default.
             latents: (n, c, h, w) standard normal noise to start from.
+            over: what is drawn over, of n rows (`core2d.systems.inpaint.pipeline`).
+            channels: (n, c, h, w) latents joined to the noisy ones, where the model takes such (the same).
             batch_size: samples at once; by default as many as reasonably fit, at most 64. It does not change
                 results.
             callback_on_step_end: called as (pipeline, step, timestep, {"latents": ...}) in each step of each
@@ -173,6 +162,8 @@ class TextToImage:
                 raise InputError(f"{len(view)} cameras for {count} images: give one, or one for each")
             condition = condition.seen_from(view)
 
+        if channels is not None:
+            condition = replace(condition, channels=channels)
         if telling:
             condition = condition.telling(**telling)
             if len(condition) != count:
@@ -191,9 +182,13 @@ class TextToImage:
                 guidance_scale,
                 guidance_rescale,
             )
-            start = noise[rows].to(self.backbone.device) * getattr(step, "init_noise_sigma", 1.0)
+            first = noise[rows].to(self.backbone.device)
             on_step = None if callback_on_step_end is None else partial(callback_on_step_end, self)
-            done.append(denoise(guide, start, step, generators[rows], on_step))
+            start, begin = first * getattr(step, "init_noise_sigma", 1.0), 0
+            if over is not None:
+                start, begin = over[rows].begin(first, step)
+                on_step = _kept(over[rows], first, step, on_step)
+            done.append(denoise(guide, start, step, generators[rows], on_step, begin))
         images = self._finish(torch.cat(done), output_type, max(1, POSITIONS_DECODED // positions))
         return TextToImageOutput(images) if return_dict else (images,)  # pyright: ignore[reportReturnType]
 
@@ -217,12 +212,33 @@ class TextToImage:
         return self.backbone.latent_channels, sides[0] // factor, sides[1] // factor
 
 
+def save_pipeline(backbone: Prior, scheduler: Any, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+    """Write a backbone and a scheduler, see `TextToImage.save_pretrained`."""
+    folder = Path(folder)
+    if not isinstance(backbone, Backbone):
+        raise InputError("an oracle has no weights that could be saved")
+    if folder.exists() and not (folder / "model_index.json").exists() and any(folder.iterdir()):
+        raise InputError(f"{folder} holds something that is not a model: name another folder")
+    with atomic_path(folder) as temporary:
+        temporary.mkdir()
+        family, index = backbone.family, model_index(backbone, scheduler)
+        for name in family.tokenizers:
+            family.parts[name].save_pretrained(temporary / name)
+        for name, module in backbone.named_models().items():
+            save_model(module, temporary / name, dtype)
+        scheduler.save_pretrained(temporary / "scheduler")
+        write_json(temporary / "model_index.json", index)
+        if backbone.world:
+            write_json(temporary / OURS, {"world": backbone.world})
+
+
 def model_index(backbone: Backbone, scheduler: Any) -> dict[str, Any]:
     """The content of `model_index.json`: library and class of each component, and the pipeline's own
     settings.
     """
     family = backbone.family
     settings = {name: value for name, value in family.index.items() if not isinstance(value, list)}
+    settings |= {"_class_name": family.inpaint_pipeline_name} if backbone.takes_mask else {}
     index = {"_class_name": family.pipeline_name, **settings, "_diffusers_version": diffusers.__version__}
     components = {name: family.parts[name] for name in (*family.models, *family.tokenizers)}
     components |= {"vae": backbone.vae, "scheduler": scheduler}
@@ -231,6 +247,16 @@ def model_index(backbone: Backbone, scheduler: Any) -> dict[str, Any]:
     index |= {name: [type(part).__module__.split(".")[0], type(part).__name__] for name, part in components.items()}
     absent = family.optional_components - components.keys()
     return index | {name: [None, None] for name in sorted(absent)}
+
+
+def _kept(over: Over, noise: Tensor, scheduler: Any, then: OnStep | None) -> OnStep:
+    """What is done after each step so that a picture stays where nothing is drawn; after it what was to be done."""
+
+    def on_step(index: int, t: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        kept = {"latents": over.after(index, tensors["latents"], noise, scheduler)}
+        return kept | ((then(index, t, kept) if then else None) or {})
+
+    return on_step
 
 
 def _check(
