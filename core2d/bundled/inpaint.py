@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from core2d.adapters.lora import go_on_from, lora_of
 from core2d.adapters.lora_files import read_lora
+from core2d.adapters.lora_learning import NAME, low_rank
 from core2d.adapters.options import with_lora
 from core2d.app.errors import InputError
 from core2d.app.outputs import atomic_path, write_json
@@ -25,7 +26,6 @@ from core2d.bundled.world import picture_rows, training_pictures
 from core2d.files.tensors import read_tensors
 from core2d.prior.backbone import Backbone
 from core2d.prior.condition import Condition
-from core2d.systems.dreambooth.task import NAME, low_rank
 from core2d.systems.inpaint.formats import (
     CONV_IN,
     LORA,

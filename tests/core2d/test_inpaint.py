@@ -21,12 +21,12 @@ from torch import Tensor
 from core2d.__main__ import main
 from core2d.adapters.lora import UNET, Lora, LowRank
 from core2d.adapters.lora_files import write_lora
+from core2d.adapters.lora_learning import fresh_lora
 from core2d.adapters.options import with_lora
 from core2d.app.errors import InputError
 from core2d.media.pictures import read_image
 from core2d.prior.backbone import Backbone
 from core2d.prior.schedulers import make_scheduler
-from core2d.systems.dreambooth.task import fresh_lora
 from core2d.systems.inpaint.canvas import LONGEST, drawn_size, widened, window_around
 from core2d.systems.inpaint.formats import fresh_inpainter, load_inpainter, with_first_layer, write_borrowing
 from core2d.systems.inpaint.masks import on_latents, scaled, training_masks

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
+from core2d.adapters.lora_learning import low_rank
 from core2d.app.registry import assets_folder
 from core2d.bundled import inpaint_scores
 from core2d.bundled.inpaint import INPAINT, RANK
 from core2d.bundled.training import TrainingSetup
 from core2d.prior.backbone import Backbone
 from core2d.prior.condition import Condition
-from core2d.systems.dreambooth.task import low_rank
 from core2d.systems.inpaint.formats import fresh_inpainter, load_inpainter
 from core2d.systems.inpaint.task import EMPTY, InpaintTask, inpaint_errors
 from core2d.training.loop import TrainingRecipe, train

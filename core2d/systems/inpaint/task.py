@@ -1,7 +1,7 @@
 """Training an inpainting model that begins as a prior (Rombach et al. 2022, 2112.10752, section 4.5).
 
     begun = fresh_inpainter(prior)               # core2d.systems.inpaint.formats; says what the prior says
-    prior, layers = low_rank(begun, rank)        # or whole_copy(begun): core2d.systems.dreambooth.task
+    prior, layers = low_rank(begun, rank)        # or whole_copy(begun)
     task = InpaintTask(layers, prior, mean, deviation, pictures, words)
     train(task, recipe, run)
 
