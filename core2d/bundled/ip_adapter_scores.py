@@ -103,7 +103,7 @@ class HeadSwaps:
     """Dolls that are to get the heads of others.
 
     Attributes:
-        pictures: (n, 3, H, W) of the dolls.
+        pictures: (n, 3, H, W) of the dolls, of 256 values.
         heads: (n, 1, H, W) 1 where a head is seen, hair and face.
         references: (n, 3, H, W) pictures of the others.
         scenes: the dolls as they should be afterwards, in the hair of the others.
@@ -126,7 +126,8 @@ def head_swaps(seed: int, count: int, size: int) -> HeadSwaps:
         dolls.append(one)
         lenders.append(other)
         swapped.append(_with_hair(one, other))
-    return HeadSwaps(pictures_of(dolls, size)[0], _heads(dolls, size), pictures_of(lenders, size)[0], swapped)
+    pictures = (pictures_of(dolls, size)[0] * 255).round() / 255  # as a file has them, so that what is kept is equal
+    return HeadSwaps(pictures, _heads(dolls, size), pictures_of(lenders, size)[0], swapped)
 
 
 def head_swap_scores(change: Callable[[HeadSwaps], Tensor], seed: int, size: int, count: int = SWAPPED) -> Scores:

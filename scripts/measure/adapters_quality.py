@@ -6,7 +6,7 @@ The subjects, maps and seeds are those kept for reporting; recipes are chosen on
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from itertools import islice
 from pathlib import Path
@@ -17,13 +17,19 @@ from measure.suite import Suite
 from torch import Tensor
 
 from core2d.adapters.controlnet_files import read_controlnet
-from core2d.bundled import control, control_scores
-from core2d.bundled.scores import pictures_of
+from core2d.adapters.ip_adapter import ImagePrompt, prompted, seen_by
+from core2d.adapters.ip_adapter_files import read_ip_adapter
+from core2d.bundled import control, control_scores, inpaint_scores, ip_adapter, ip_adapter_scores
+from core2d.bundled.inpaint import INPAINT
+from core2d.bundled.ip_adapter_scores import HeadSwaps
+from core2d.bundled.scores import GUIDANCE, STEPS, pictures_of
 from core2d.bundled.subject_scores import learn_and_score
 from core2d.media.pictures import image_grid, save_image
+from core2d.prior.image_tower import ImageTower
 from core2d.systems.dreambooth.recipe import LoraTrainRecipe
+from core2d.systems.inpaint.pipeline import Inpaint
 from core2d.systems.text_to_image.pipeline import TextToImage
-from core2d.toybox.judge import as_seen, load_picture_judge
+from core2d.toybox.judge import PictureJudge, as_seen, load_picture_judge
 from core2d.toybox.subjects import COUNT
 
 SHOWN = 8  # columns of a sheet
@@ -46,6 +52,16 @@ def items_of(assets: Path, seed: int) -> list[Item]:
                    at_least={"iou": 0.80, "both": 0.90}),
         of_control(control.POSE, "where the joints of dolls are that are drawn by skeletons, and without them",
                    at_least={"iou": 0.80, "clothes": 0.90}, at_most={"joint_error": 2.5}),
+        Item("inpaint", "pictures with a part drawn anew, 96 masks of 4 kinds", partial(inpainted, assets, seed),
+             at_least={"both": 0.90}, at_most={"changed": 0, "seam": 1.5}, needs=(prior, judge, assets / INPAINT.folder)),
+        Item("outpaint", "pictures made wider by 25 and 50 % at each side", partial(outpainted, assets, seed),
+             at_most={f"out{wider}_{name}": bar for wider in inpaint_scores.WIDER
+                      for name, bar in (("changed", 0), ("seam", 1.5))}, needs=(prior, judge, assets / INPAINT.folder)),
+        Item("ip-adapter", "class and colour of references, without words", partial(prompted_by_pictures, assets, seed),
+             at_least={"carried": 0.80}, needs=(prior, judge, assets / ip_adapter.TOWER, assets / ip_adapter.FOLDER)),
+        Item("head-swap", "dolls with the heads of others", partial(heads_swapped, assets, seed),
+             at_least={"swap_clothes": 0.80}, at_most={"swap_kept": 0},
+             needs=(prior, assets / INPAINT.folder, assets / ip_adapter.TOWER, assets / ip_adapter.FOLDER)),
     ]  # fmt: skip
 
 
@@ -56,12 +72,13 @@ def pipeline_of(assets: Path) -> TextToImage:
 
 def subjects(assets: Path, seed: int) -> tuple[Numbers, list[Record]]:
     """Means over the subjects of a seed; each is learned as `core2d lora train` does by default."""
-    judge = load_picture_judge(assets / "toybox-judge")
     found: list[Numbers] = []
     for number in range(COUNT):
         with tempfile.TemporaryDirectory() as folder:
             prior = pipeline_of(assets).backbone
-            found.append(learn_and_score(prior, judge, LoraTrainRecipe(), seed, number, Path(folder) / "run"))
+            found.append(
+                learn_and_score(prior, judge_of(assets), LoraTrainRecipe(), seed, number, Path(folder) / "run")
+            )
         numbers = ", ".join(f"{name} {value:.3g}" for name, value in found[-1].items())
         say(f"subject {number + 1} of {COUNT}: {numbers}")
     mean = {name: sum(one[name] for one in found) / COUNT for name in found[0]}
@@ -71,6 +88,59 @@ def subjects(assets: Path, seed: int) -> tuple[Numbers, list[Record]]:
 def followed(assets: Path, kind: control.Kind, seed: int) -> Numbers:
     """See `core2d.bundled.control_scores`."""
     return kind.scores(pipeline_of(assets), read_controlnet(assets / kind.folder), assets / "toybox-judge", seed)
+
+
+def inpainted(assets: Path, seed: int) -> Numbers:
+    """The bundled model, and beside it (`_prior`) what the prior does alone; see `core2d.bundled.inpaint_scores`."""
+    return _of_both(assets, partial(inpaint_scores.inpaint_scores, judge=judge_of(assets), seed=seed))
+
+
+def outpainted(assets: Path, seed: int) -> Numbers:
+    """The same at the sides of pictures."""
+    return _of_both(assets, partial(inpaint_scores.outpaint_scores, judge=judge_of(assets), seed=seed))
+
+
+def _of_both(assets: Path, score: Callable[[Inpaint], Numbers]) -> Numbers:
+    plain = score(Inpaint(pipeline_of(assets).backbone))
+    return score(inpainter_of(assets)) | {f"{name}_prior": value for name, value in plain.items()}
+
+
+def prompted_by_pictures(assets: Path, seed: int) -> Numbers:
+    """See `core2d.bundled.ip_adapter_scores.image_prompt_scores`."""
+    tower = ImageTower.load(assets / ip_adapter.TOWER)
+    model = read_ip_adapter(assets / ip_adapter.FOLDER).model
+    return ip_adapter_scores.image_prompt_scores(pipeline_of(assets), model, tower, judge_of(assets), seed)
+
+
+def heads_swapped(assets: Path, seed: int) -> Numbers:
+    """Heads inpainted with the pictures of others as prompts; see `core2d.bundled.ip_adapter_scores`."""
+    tower, model = ImageTower.load(assets / ip_adapter.TOWER), read_ip_adapter(assets / ip_adapter.FOLDER).model
+    pipeline = inpainter_of(assets)
+
+    def change(cases: HeadSwaps) -> Tensor:
+        changed = []
+        rows = zip(cases.pictures, cases.heads, cases.references, strict=True)
+        for number, (picture, head, reference) in enumerate(rows):
+            seen, nothing = seen_by(model, tower, reference[None])
+            drawing, telling = prompted(pipeline, [ImagePrompt(model, seen, nothing=nothing)])
+            pixels = (picture.permute(1, 2, 0) * 255).round().byte().numpy()
+            changed.append(drawing(
+                "a doll", pixels, head[0].numpy() > 0, seed=1000 * seed + number, telling=telling,
+                num_inference_steps=STEPS, guidance_scale=GUIDANCE, output_type="pt",
+            ).images)  # fmt: skip
+        return torch.cat(changed)
+
+    return ip_adapter_scores.head_swap_scores(change, seed, pipeline.backbone.image_size)
+
+
+@cache
+def inpainter_of(assets: Path) -> Inpaint:
+    return Inpaint.from_pretrained(assets / INPAINT.folder)
+
+
+@cache
+def judge_of(assets: Path) -> PictureJudge:
+    return load_picture_judge(assets / "toybox-judge")
 
 
 # -- pictures --------------------------------------------------------------------------------------------------
