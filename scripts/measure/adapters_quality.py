@@ -39,6 +39,7 @@ LORA_MINUTES = 10
 def items_of(assets: Path, seed: int) -> list[Item]:
     """All items of the suite, for the models in `assets`."""
     prior, judge = assets / control.PRIOR, assets / "toybox-judge" / "picture.safetensors"
+    inpainter, tower, prompts = (assets / name for name in (INPAINT.folder, ip_adapter.TOWER, ip_adapter.FOLDER))
 
     def of_control(kind: control.Kind, about: str, **bars: dict[str, float]) -> Item:
         name, needs = kind.folder.removeprefix("toybox-"), (prior, judge, assets / kind.folder)
@@ -53,15 +54,15 @@ def items_of(assets: Path, seed: int) -> list[Item]:
         of_control(control.POSE, "where the joints of dolls are that are drawn by skeletons, and without them",
                    at_least={"iou": 0.80, "clothes": 0.90}, at_most={"joint_error": 2.5}),
         Item("inpaint", "pictures with a part drawn anew, 96 masks of 4 kinds", partial(inpainted, assets, seed),
-             at_least={"both": 0.90}, at_most={"changed": 0, "seam": 1.5}, needs=(prior, judge, assets / INPAINT.folder)),
+             at_least={"both": 0.90}, at_most={"changed": 0, "seam": 1.5}, needs=(prior, judge, inpainter)),
         Item("outpaint", "pictures made wider by 25 and 50 % at each side", partial(outpainted, assets, seed),
              at_most={f"out{wider}_{name}": bar for wider in inpaint_scores.WIDER
-                      for name, bar in (("changed", 0), ("seam", 1.5))}, needs=(prior, judge, assets / INPAINT.folder)),
+                      for name, bar in (("changed", 0), ("seam", 1.5))}, needs=(prior, judge, inpainter)),
         Item("ip-adapter", "class and colour of references, without words", partial(prompted_by_pictures, assets, seed),
-             at_least={"carried": 0.80}, needs=(prior, judge, assets / ip_adapter.TOWER, assets / ip_adapter.FOLDER)),
+             at_least={"carried": 0.80}, needs=(prior, judge, tower, prompts)),
         Item("head-swap", "dolls with the heads of others", partial(heads_swapped, assets, seed),
              at_least={"swap_clothes": 0.80}, at_most={"swap_kept": 0},
-             needs=(prior, assets / INPAINT.folder, assets / ip_adapter.TOWER, assets / ip_adapter.FOLDER)),
+             needs=(prior, inpainter, tower, prompts)),
     ]  # fmt: skip
 
 
