@@ -98,6 +98,20 @@ def test_it_learns_and_tells_what_is_carried_and_the_prior_stays(
     assert_same(dict(prior.denoiser.state_dict()), before)
 
 
+def test_stopped_and_gone_on_with_it_ends_the_same(prior: Backbone, tmp_path: Path, on_the_cpu: None) -> None:
+    def stops(model: Any) -> dict[str, float]:
+        raise RuntimeError("the light went out")
+
+    whole, broken, again = image_prompt_task(prior), image_prompt_task(prior, measure=stops), image_prompt_task(prior)
+    train(whole, recipe(steps=8, checkpoint_every=4), tmp_path / "whole")
+    with pytest.raises(RuntimeError, match="the light went out"):
+        train(broken, recipe(steps=8, checkpoint_every=4), tmp_path / "broken")
+    train(again, recipe(steps=8, checkpoint_every=4), tmp_path / "broken", resume=True)
+    steps = [line["step"] for line in read_log(tmp_path / "broken")]
+    assert steps[-4:] == [5, 6, 7, 8] and 4 in steps  # from the checkpoint on, and not from the start
+    assert_same(dict(again.model.state_dict()), dict(whole.model.state_dict()))
+
+
 def start(folder: Path, model: Path, options: dict[str, Any], *more: str, launcher: list[str] | None = None) -> Any:
     program = ROOT / "tests" / "helpers" / "image_prompt_training.py"
     paths = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
