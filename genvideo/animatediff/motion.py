@@ -78,6 +78,7 @@ def inflate(unet: UNet2DConditionModel, motion: MotionAdapter) -> UNetMotionMode
     try:
         with quiet_libraries():
             inflated: Any = UNetMotionModel.from_unet2d(unet, motion)  # on the CPU, wherever the UNet is
+            inflated.set_attn_processor({**inflated.attn_processors, **unet.attn_processors})  # those of adapters, too
             return inflated.to(unet.device, unet.dtype)
     except (ValueError, RuntimeError) as error:
         raise InputError(f"the motion modules do not fit the UNet: {str(error).splitlines()[0]}") from error

@@ -90,12 +90,27 @@ def test_it_learns_and_tells_what_is_carried_and_the_prior_stays(
 
     task = image_prompt_task(prior, measure=measure)
     before = {name: value.clone() for name, value in prior.denoiser.state_dict().items()}
-    train(task, recipe(steps=20, checkpoint_every=10), tmp_path)
-    assert [line["step"] for line in carried_so_far(tmp_path)] == [10, 20]
-    assert "step 20: carried" in capfd.readouterr().err
-    losses = [line["loss"] for line in read_log(tmp_path)]
-    assert np.mean(losses[-8:]) < np.mean(losses[:8])
+    rows = task.batch(1000, torch.arange(64), 64)
+    first = task.loss(task.model, rows)[0].item()
+    train(task, recipe(steps=30, checkpoint_every=15, learning_rate=1e-3), tmp_path)
+    assert [line["step"] for line in carried_so_far(tmp_path)] == [15, 30]
+    assert "step 30: carried" in capfd.readouterr().err
+    assert task.loss(task.model, rows)[0].item() < first
     assert_same(dict(prior.denoiser.state_dict()), before)
+
+
+def test_stopped_and_gone_on_with_it_ends_the_same(prior: Backbone, tmp_path: Path, on_the_cpu: None) -> None:
+    def stops(model: Any) -> dict[str, float]:
+        raise RuntimeError("the light went out")
+
+    whole, broken, again = image_prompt_task(prior), image_prompt_task(prior, measure=stops), image_prompt_task(prior)
+    train(whole, recipe(steps=8, checkpoint_every=4), tmp_path / "whole")
+    with pytest.raises(RuntimeError, match="the light went out"):
+        train(broken, recipe(steps=8, checkpoint_every=4), tmp_path / "broken")
+    train(again, recipe(steps=8, checkpoint_every=4), tmp_path / "broken", resume=True)
+    steps = [line["step"] for line in read_log(tmp_path / "broken")]
+    assert steps[-4:] == [5, 6, 7, 8] and 4 in steps  # from the checkpoint on, and not from the start
+    assert_same(dict(again.model.state_dict()), dict(whole.model.state_dict()))
 
 
 def start(folder: Path, model: Path, options: dict[str, Any], *more: str, launcher: list[str] | None = None) -> Any:
@@ -244,8 +259,8 @@ def test_a_map_and_a_picture_are_followed_together(place: Path, prior: Backbone,
 
 
 BAD: dict[str, tuple[tuple[object, ...], str]] = {
-    "no words": ((), "a prompt is empty"),
-    "nothing to hear": (("--negative-prompt", "x", "a mug"), "--ip-adapter needs a picture"),
+    "no words": (("--ip-adapter", "toybox-ip-adapter"), "a prompt is empty"),
+    "nothing to hear": ((), "--ip-adapter needs a picture"),
     "no picture": (("--image-prompt", "nothing.png"), "nothing.png: no such file"),
     "not a picture": (("--image-prompt", "text.png"), "text.png cannot be read"),
     "scale": (("--image-prompt", "a.png@11"), "give a number from 0 to 10"),
