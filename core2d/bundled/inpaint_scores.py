@@ -98,7 +98,7 @@ def mask_of(kind: str, body: np.ndarray, random: np.random.Generator) -> np.ndar
     if kind == "half":
         mask = np.zeros(body.shape, bool)
         mask[:, : width // 2] = True
-        turned = np.rot90(mask, random.integers(4)) if height == width else mask
+        turned = np.rot90(mask, int(random.integers(4))) if height == width else mask
         return np.ascontiguousarray(turned)
     return (strokes if kind == "strokes" else boxes)(height, width, random)
 
