@@ -87,18 +87,18 @@ def test_it_learns_tells_its_error_and_a_resumed_run_is_an_unbroken_one(prior: B
 # -- scores and the stage ------------------------------------------------------------------------------------------
 
 
-def test_a_seam_is_one_of_the_truth_and_more_of_a_step() -> None:
+def test_a_seam_is_zero_of_the_truth_and_the_height_of_a_step() -> None:
     random = np.random.default_rng(0)
     true = random.integers(100, 120, (3, 16, 16, 3)).astype(np.uint8)
     masks = np.zeros((3, 16, 16), bool)
     masks[:, 4:12, 4:] = True
-    assert inpaint_scores.seam(true, true, masks) == 1
-    stepped = true.copy()
-    stepped[masks] += 100
-    assert inpaint_scores.seam(stepped, true, masks) > 10
+    assert inpaint_scores.seam(true, true, masks) == 0
+    flat, stepped = np.full_like(true, 100), np.full_like(true, 100)
+    stepped[masks] += 30
+    assert inpaint_scores.seam(stepped, flat, masks) == 30
     inside = true.copy()
     inside[:, 6:10, 6:14] = 0  # no neighbour of the edge
-    assert inpaint_scores.seam(inside, true, masks) == 1
+    assert inpaint_scores.seam(inside, true, masks) == 0
 
 
 @pytest.mark.parametrize("kind", inpaint_scores.KINDS)

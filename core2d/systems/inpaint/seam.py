@@ -56,7 +56,9 @@ def membrane(difference: np.ndarray, mask: np.ndarray, feather: float) -> np.nda
         mask: (h, w) bool.
         feather: pixels.
     """
-    near = mask & (ndimage.distance_transform_edt(mask) <= REACH * feather) if not mask.all() else np.zeros_like(mask)
+    near = np.zeros_like(mask)
+    if not mask.all():
+        near = mask & (np.asarray(ndimage.distance_transform_edt(mask)) <= REACH * feather)
     count = np.count_nonzero(near)
     spanned = np.zeros(difference.shape)
     if not count:

@@ -69,8 +69,8 @@ class InpaintTask:
         sample, noise = torch.randn((2, batch_size, *self.mean.shape[1:]), generator=generator)
         timesteps = self.objective.timesteps(batch_size, generator)
         dropped = torch.rand(batch_size, generator=generator) < self.drop
-        side = self.prior.vae_scale_factor
-        masks = training_masks(batch_size, *(side * length for length in self.mean.shape[2:]), generator)
+        height, width = (self.prior.vae_scale_factor * length for length in self.mean.shape[2:])
+        masks = training_masks(batch_size, height, width, generator)
         latents = self.mean[rows].float() + self.deviation[rows].float() * sample
         batch = self.objective.noisy(latents, noise, timesteps)
         batch |= {"asked": torch.where(dropped, EMPTY, rows), "masks": masks}
