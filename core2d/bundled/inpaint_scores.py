@@ -73,7 +73,7 @@ def followed(pipeline: Inpaint, seed: int) -> Scores:
     drawn = redrawn(pipeline, scenes, true, masks, seed)
     error = ((drawn.astype(np.float64) - true)[masks] / 255) ** 2
     bare = np.stack([joined(*one, 0) for one in zip(true, drawn, masks, strict=True)])
-    return {"masked_error": float(error.mean()), "bare_seam": seam(bare, true, masks)}
+    return {"masked_error": float(error.mean()), "bare_seam": seam(bare, masks)}
 
 
 # -- pictures and masks --------------------------------------------------------------------------------------------
@@ -150,8 +150,15 @@ def _feather(pictures: np.ndarray) -> float:
 def _found(
     results: np.ndarray, true: np.ndarray, masks: np.ndarray, scenes: Sequence[Scene], judge: PictureJudge | None
 ) -> Scores:
-    """What the judge reads, "seam", and "changed": how many bytes outside of the masks are others than before."""
-    found: Scores = {"seam": seam(results, true, masks), "changed": float((results != true)[~masks].sum())}
+    """What the judge reads, "seam" of results and of the true pictures with the same masks, "steeper", and "changed":
+    how many bytes outside of the masks are others than before.
+    """
+    found: Scores = {
+        "seam": seam(results, masks),
+        "seam_of_truth": seam(true, masks),
+        "steeper": steeper(results, true, masks),
+        "changed": float((results != true)[~masks].sum()),
+    }
     if judge is None:
         return found
     pictures: Tensor = torch.from_numpy(results).permute(0, 3, 1, 2).float() / 255
@@ -162,20 +169,32 @@ def _found(
     return {name: value.float().mean().item() for name, value in named.items()} | found
 
 
-def seam(results: np.ndarray, true: np.ndarray, masks: np.ndarray) -> float:
-    """How much steeper results are across the edges of their masks than the true pictures in the same places.
+def seam(pictures: np.ndarray, masks: np.ndarray) -> float:
+    """How steep pictures are across the edges of their masks, over how steep they are elsewhere.
 
-    Of all pairs of neighbours, side by side or one above the other, of which one is masked: the mean absolute
-    difference over channels, in levels of 255, less that of the true pictures. 0 is no seam. It is no ratio, since true
-    pictures are often flat there, around an object above all.
+    Of all pairs of neighbours, side by side or one above the other: the mean absolute difference over channels of those
+    of which one is masked, over that of the others. What is below 1 lies in flat places, as around an object.
 
     Args:
-        results, true: (n, h, w, 3) of uint8.
+        pictures: (n, h, w, 3) of uint8.
         masks: (n, h, w).
     """
-    steeper = []
+    across, elsewhere = [], []
     for axis in (1, 2):
+        steep = np.abs(np.diff(pictures.astype(np.float64), axis=axis)).mean(-1)  # (n, ...)
         edge = np.diff(masks, axis=axis)  # of bool: where neighbours differ
+        across.append(steep[edge])
+        elsewhere.append(steep[~edge])
+    return float(np.concatenate(across).mean() / np.concatenate(elsewhere).mean())
+
+
+def steeper(results: np.ndarray, true: np.ndarray, masks: np.ndarray) -> float:
+    """Levels of 255 by which results are steeper across the edges of their masks than the true pictures in the same
+    places. 0 is no seam; arguments as for `seam`.
+    """
+    levels = []
+    for axis in (1, 2):
+        edge = np.diff(masks, axis=axis)
         ours, theirs = (np.abs(np.diff(part.astype(np.float64), axis=axis))[edge] for part in (results, true))
-        steeper.append(ours - theirs)  # (pairs, 3)
-    return float(np.concatenate(steeper).mean())
+        levels.append(ours - theirs)  # (pairs, 3)
+    return float(np.concatenate(levels).mean())

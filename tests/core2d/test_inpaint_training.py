@@ -92,13 +92,18 @@ def test_a_seam_is_zero_of_the_truth_and_the_height_of_a_step() -> None:
     true = random.integers(100, 120, (3, 16, 16, 3)).astype(np.uint8)
     masks = np.zeros((3, 16, 16), bool)
     masks[:, 4:12, 4:] = True
-    assert inpaint_scores.seam(true, true, masks) == 0
+    assert inpaint_scores.steeper(true, true, masks) == 0
     flat, stepped = np.full_like(true, 100), np.full_like(true, 100)
     stepped[masks] += 30
-    assert inpaint_scores.seam(stepped, flat, masks) == 30
+    assert inpaint_scores.steeper(stepped, flat, masks) == 30
     inside = true.copy()
     inside[:, 6:10, 6:14] = 0  # no neighbour of the edge
-    assert inpaint_scores.seam(inside, true, masks) == 0
+    assert inpaint_scores.steeper(inside, true, masks) == 0
+    ramp = np.broadcast_to(np.arange(0, 64, 4, dtype=np.uint8)[:, None], (3, 16, 16, 3)).copy()  # 4 levels a column
+    ramp = np.ascontiguousarray(ramp.swapaxes(1, 2) // 2 + ramp // 2)  # 2 levels to either neighbour
+    assert inpaint_scores.seam(ramp, masks) == pytest.approx(1)
+    ramp[masks] += 6  # up or down by 6 more across the edge
+    assert inpaint_scores.seam(ramp, masks) > 2
 
 
 @pytest.mark.parametrize("kind", inpaint_scores.KINDS)
