@@ -17,6 +17,7 @@ from core2d.app.errors import InputError
 from core2d.app.program import Outcome
 from core2d.app.provenance import changed_inputs, changed_settings, digests, in_short
 from core2d.app.runs import check_free, check_run, locked, read_part, read_run, run_folder, working_in
+from core2d.guidance.base import Tell
 from core2d.media.pictures import image_grid, save_image
 from core2d.media.sheets import stem_of
 from core2d.prior.backbone import Backbone
@@ -55,9 +56,10 @@ def follow_many(recipe: TextToMeshRecipe) -> Result:
     for one in missing:
         one.check()  # what is in the way of any of them is said before the first is made
         check_run(run_of(one))
-    prior = load_prior(replace(recipe, prompts=tuple(one.prompts[0] for one in missing))) if missing else None
+    asked = replace(recipe, prompts=tuple(one.prompts[0] for one in missing))
+    prior, tell = load_prior(asked) if missing else (None, None)
     with locked(recipe.output):
-        failed = {} if prior is None else make_all(prior, missing)
+        failed = {} if prior is None else make_all(prior, missing, tell)
         made = [one for one in ones if one.prompts[0] not in failed]
         outputs = [one.output for one in made if one.output is not None]
         if outputs:
@@ -66,7 +68,7 @@ def follow_many(recipe: TextToMeshRecipe) -> Result:
     return outputs, metrics
 
 
-def make_all(prior: Backbone, ones: Mapping[TextToMeshRecipe, str]) -> dict[str, str]:
+def make_all(prior: Backbone, ones: Mapping[TextToMeshRecipe, str], tell: Tell | None) -> dict[str, str]:
     """Make a mesh for each recipe of one prompt, and say why it is made; why the others could not be made."""
     failed: dict[str, str] = {}
     for number, (one, why) in enumerate(ones.items(), 1):
@@ -74,7 +76,7 @@ def make_all(prior: Backbone, ones: Mapping[TextToMeshRecipe, str]) -> dict[str,
         sys.stderr.write(f"mesh {number} of {len(ones)}: {prompt} ({why})\n")
         try:
             with working_in(run_of(one)) as folder:
-                make_mesh(one, prior, folder, resume=half_done(one))
+                make_mesh(one, prior, folder, resume=half_done(one), tell=tell)
         except InputError as error:
             failed[prompt] = str(error)
             sys.stderr.write(f"no mesh of {prompt!r}: {error}\n")

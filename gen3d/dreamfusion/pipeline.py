@@ -20,10 +20,12 @@ from core2d.app.recipe import files_and_strengths
 from core2d.app.registry import resolve
 from core2d.app.runs import check_free, check_inputs, run_folder, working_in
 from core2d.guidance import ViewPrompts
+from core2d.guidance.base import Tell
 from core2d.prior.backbone import Backbone
 from core2d.prior.base import Prior
 from core2d.toybox import world
 from core2d.toybox.captions import background_phrase
+from gen3d.dreamfusion.control import following
 from gen3d.dreamfusion.memory import memory_needed
 from gen3d.dreamfusion.recipe import QUALITIES, DreamFusionConfig, TextToMeshRecipe
 from gen3d.dreamfusion.task import Distill, DreamFusionTask
@@ -33,7 +35,17 @@ from gen3d.mesh.pictures import picture as picture
 from gen3d.shaping.model import Model, training_recipe
 from gen3d.shaping.runs import Result, mesh_of, optimise, recipe_to_go_on, save_result, start_anew
 
-SETTINGS = ("prompts", "model", "lora", "quality", "steps", "views", "seed", "dtype")  # what a result depends on
+SETTINGS = (
+    "prompts",
+    "model",
+    "lora",
+    "control",
+    "quality",
+    "steps",
+    "views",
+    "seed",
+    "dtype",
+)  # what a result depends on
 
 
 def text_to_mesh(
@@ -45,6 +57,7 @@ def text_to_mesh(
     seed: int = 0,
     resume: bool = False,
     distill: Distill | None = None,
+    tell: Tell | None = None,
 ) -> tuple[TexturedMesh, Build]:
     """Optimise a field for a prompt and make a mesh of it.
 
@@ -56,12 +69,13 @@ def text_to_mesh(
         views: "auto" uses the prior's camera token where it has one, "words" describes the view.
         seed: decides everything that is random.
         distill: another guidance, made of prior, settings and seed; see `DreamFusionTask`.
+        tell: what more the prior is told of each picture, such as `gen3d.dreamfusion.control` has it.
 
     Raises:
         InputError: the field stayed empty or diverged, or the prompt is too long for the prior.
     """
     config = config or QUALITIES["normal"]
-    task = DreamFusionTask(Model(seed), prior, prompt, config, views, seed, distill)
+    task = DreamFusionTask(Model(seed), prior, prompt, config, views, seed, distill, tell)
     return mesh_of(optimise(task, training_recipe(config, seed), run, resume, repr(prompt), prior.device))
 
 
@@ -75,9 +89,9 @@ def follow_one(recipe: TextToMeshRecipe) -> Result:
         return go_on(recipe, recipe.resume)
     assert recipe.output is not None
     check_free(run_folder(recipe.output))
-    prior = load_prior(recipe)
+    prior, tell = load_prior(recipe)
     with working_in(run_folder(recipe.output)) as folder:
-        return make_mesh(recipe, prior, folder)
+        return make_mesh(recipe, prior, folder, tell=tell)
 
 
 def go_on(given: TextToMeshRecipe, folder: Path) -> Result:
@@ -86,21 +100,25 @@ def go_on(given: TextToMeshRecipe, folder: Path) -> Result:
         recipe = recipe_to_go_on(folder, given)
         recipe.check()
         check_inputs(folder, inputs_of(recipe))
-        return make_mesh(recipe, load_prior(recipe), folder, resume=True)
+        prior, tell = load_prior(recipe)
+        return make_mesh(recipe, prior, folder, resume=True, tell=tell)
 
 
-def load_prior(recipe: TextToMeshRecipe) -> Backbone:
-    """The model of a recipe, after which is said what the work with it takes."""
+def load_prior(recipe: TextToMeshRecipe) -> tuple[Backbone, Tell | None]:
+    """The model of a recipe, and what it is told of each picture; then is said what the work with it takes."""
     prior = Backbone.load(recipe.model, pick_device(recipe.device), pick_dtype(recipe.dtype))
     prior = with_loras(prior, files_and_strengths("--lora", recipe.lora))
+    prior, tell = following(prior, recipe.controls())
     config = config_of(recipe)
     for prompt in recipe.all_prompts():
         check_length(prior, prompt, recipe.views)
     sys.stderr.write(f"{config.steps} steps, {memory_needed(prior, config)}\n")
-    return prior
+    return prior, tell
 
 
-def make_mesh(recipe: TextToMeshRecipe, prior: Backbone, folder: Path, resume: bool = False) -> Result:
+def make_mesh(
+    recipe: TextToMeshRecipe, prior: Backbone, folder: Path, resume: bool = False, tell: Tell | None = None
+) -> Result:
     """Everything that the recipe of one prompt asks for, in a run folder that `working_in` keeps.
 
     With `resume` the run there is gone on with, from its newest checkpoint.
@@ -110,7 +128,7 @@ def make_mesh(recipe: TextToMeshRecipe, prior: Backbone, folder: Path, resume: b
     inputs, config = inputs_of(recipe), config_of(recipe)
     if not resume:
         start_anew(folder, recipe, inputs)
-    mesh, build = text_to_mesh(prompt, prior, folder, config, recipe.views, recipe.seed, resume)
+    mesh, build = text_to_mesh(prompt, prior, folder, config, recipe.views, recipe.seed, resume, tell=tell)
     return save_result(recipe, folder, mesh, build, settings_of(recipe), inputs, started)
 
 
@@ -127,7 +145,10 @@ def settings_of(recipe: TextToMeshRecipe) -> dict[str, Any]:
 
 def inputs_of(recipe: TextToMeshRecipe) -> dict[str, str]:
     """Hashes of all that the mesh is made of."""
-    return digests({"model": resolve(recipe.model), **lora_files(recipe.lora)})
+    files = {"model": resolve(recipe.model), **lora_files(recipe.lora)}
+    for number, told in enumerate(recipe.controls()):
+        files |= {f"controlnet {number}": told.network, f"shape {number}": told.map}
+    return digests(files)
 
 
 def check_length(prior: Prior, prompt: str, views: str) -> None:

@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -35,7 +36,7 @@ from core2d.guidance import (
     TimeRange,
     ViewPrompts,
 )
-from core2d.guidance.base import Learning
+from core2d.guidance.base import Learning, Tell
 from core2d.prior.base import Prior
 from core2d.prior.cameras import orbit
 from core2d.toybox import world
@@ -85,6 +86,7 @@ class DreamFusionTask:
         distill: makes the guidance of prior, settings and seed, once for each background; by default plain score
             distillation, or Perp-Neg where a prior of no small world is told the view in words. One with state
             (`core2d.guidance.base.Learning`) learns beside the field.
+        tell: what more the prior is told of each picture, where `distill` is the default one.
     """
 
     model: Model
@@ -94,11 +96,13 @@ class DreamFusionTask:
     views: str = "auto"
     seed: int = 0
     distill: Distill | None = None
+    tell: Tell | None = None
 
     def __post_init__(self) -> None:
         self.in_words = self.views == "words" or not self.prior.has_camera_token
         self.of_toybox = self.prior.world == world.NAME
-        distill = self.distill or (PerpNegDistillation if self.in_words and not self.of_toybox else ScoreDistillation)
+        usual = PerpNegDistillation if self.in_words and not self.of_toybox else ScoreDistillation
+        distill = self.distill or partial(usual, tell=self.tell)
         self.guidance: dict[str, Guidance] = {}  # for each background
         manner = manner_of(self.prior)
         scale = self.config.guidance_scale

@@ -42,16 +42,16 @@ def _of_folder(folder: Path) -> dict[str, Any]:
     said: dict[str, dict[str, Answer]] = {}
     held: list[Contents] = []
     made_for = None
-    for name, part in folders.parts_of(folder).items():
+    for name, (part, kind) in folders.parts_of(folder).items():
         contents = folders.contents_of(part)
         held += contents
         shapes = {tensor: shape for one in contents for tensor, shape in one.shapes.items()}
-        said[name] = folders.answers(shapes, folders.comparison(part, shapes))
-        kind = kind_of(shapes)
-        if name in ("unet", folder.name) and kind is not None:
-            made_for = kind.made_for
-    kind = Kind("folder of diffusers", ", ".join(said), made_for)
-    return {**_described(kind), **_values(held), **_judged(said, held, not said)}
+        said[name] = folders.answers(shapes, folders.comparison(part, kind, shapes))
+        known = kind_of(shapes)
+        if name in ("unet", folder.name) and known is not None:
+            made_for = known.made_for
+    whole = Kind("folder of diffusers", ", ".join(said), made_for)
+    return {**_described(whole), **_values(held), **_judged(said, held, not said)}
 
 
 def _described(kind: Kind | None) -> dict[str, Any]:

@@ -23,31 +23,38 @@ from core2d.systems.verify.loaders import Answer
 LEFT_ANYWAY = "position_ids"  # that old versions of transformers saved
 
 
-def parts_of(folder: Path) -> dict[str, Path]:
-    """The folders of models in a folder of diffusers: of its parts, or of the one model that it is.
+def parts_of(folder: Path) -> dict[str, tuple[Path, Any]]:
+    """Folder and class of every model in a folder of diffusers: of its parts, or of the one model that it is.
 
     Raises:
-        InputError: it is neither.
+        InputError: it is neither, or of a class that is not known.
     """
     if (folder / "config.json").is_file():
-        return {folder.name: folder}
+        config = read_json(folder / "config.json")
+        return {
+            folder.name: (folder, class_of(folder, [config.get("_class_name"), *(config.get("architectures") or [])]))
+        }
     if not (folder / "model_index.json").is_file():
         raise InputError(f"{folder} is no folder of a model: it has neither model_index.json nor config.json")
     index = read_json(folder / "model_index.json")
-    named = [name for name, value in index.items() if isinstance(value, list) and value and value[0]]
-    return {name: folder / name for name in named if (folder / name / "config.json").is_file()}
+    named = {
+        name: value[1] for name, value in index.items() if isinstance(value, list) and len(value) == 2 and value[1]
+    }
+    return {
+        name: (folder / name, class_of(folder / name, [kind]))
+        for name, kind in named.items()
+        if (folder / name / "config.json").is_file()
+    }
 
 
-def class_of(folder: Path) -> Any:
-    """The class of diffusers or transformers that a config names; InputError where there is none such."""
-    config = read_json(folder / "config.json")
-    names = [config.get("_class_name"), *(config.get("architectures") or [])]
+def class_of(folder: Path, names: list[Any]) -> Any:
+    """The class of diffusers or transformers of one of these names; InputError where there is none such."""
     for name in names:
         for library in (diffusers, transformers):
             found = getattr(library, name, None) if isinstance(name, str) else None
             if isinstance(found, type) and issubclass(found, nn.Module):
                 return found
-    raise InputError(f"{folder / 'config.json'} names no class of diffusers or transformers: it says {names[0]!r}")
+    raise InputError(f"{folder} holds a {names[0]}, which is no network of diffusers or transformers")
 
 
 def contents_of(folder: Path) -> list[Contents]:
@@ -56,11 +63,11 @@ def contents_of(folder: Path) -> list[Contents]:
     return [read_contents(path) for path in files]
 
 
-def comparison(folder: Path, found: Manifest) -> Comparison:
+def comparison(folder: Path, kind: Any, found: Manifest) -> Comparison:
     """How the weights differ from what the config says; InputError where that says nothing that could be built."""
     try:
         with quiet_libraries():
-            return compare_with_config(class_of(folder), folder, found)
+            return compare_with_config(kind, folder, found)
     except (ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{folder / 'config.json'} describes no model that could be built: {error}") from error
 
