@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from core2d.files.ldm import unet_on_meta
 from core2d.files.manifests import UNET_CONFIGS, manifest_of
 from core2d.prior.backbone import Backbone
 from core2d.prior.camera_token import CAMERA_FEATURES
-from core2d.systems.control.pipeline import Control, controlled
+from core2d.systems.control.pipeline import Control, controlled, without_words
 from core2d.systems.text_to_image.pipeline import TextToImage
 
 MAPS = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
@@ -94,6 +95,26 @@ def test_it_draws_what_the_stock_pipeline_of_sdxl_draws(tiny_folder: Callable[..
         controlnet_conditioning_scale=1.0, generator=torch.Generator().manual_seed(3), output_type="np",
     ).images  # fmt: skip
     np.testing.assert_allclose(ours.permute(0, 2, 3, 1).numpy(), theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1.0, 4.0])
+def test_guess_mode_is_that_of_the_stock_pipeline(tiny_folder: Callable[..., Path], scale: float) -> None:
+    prior = Backbone.load(tiny_folder("sd1"))
+    net = network(prior)
+    control = Control(net, MAPS[0], weight=0.8, guess=True)
+    untold = without_words([control], {"control_0": MAPS[:1]})
+    ours = drawn(prior, control, guidance_scale=scale, telling_without_words=untold)
+    stock: Any = StableDiffusionControlNetPipeline.from_pretrained(
+        tiny_folder("sd1"), controlnet=net, local_files_only=True
+    )
+    stock.set_progress_bar_config(disable=True)
+    theirs = stock(
+        "a red mug", image=MAPS[:1], guidance_scale=scale, num_inference_steps=STEPS, guess_mode=True,
+        controlnet_conditioning_scale=0.8, generator=torch.Generator().manual_seed(3), output_type="np",
+    ).images  # fmt: skip
+    np.testing.assert_allclose(ours.permute(0, 2, 3, 1).numpy(), theirs, atol=1e-5)
+    heard = drawn(prior, replace(control, guess=False), guidance_scale=scale)
+    assert (heard - ours).abs().max() > 1e-3  # and it is another picture
 
 
 # -- where it says nothing -----------------------------------------------------------------------------------------

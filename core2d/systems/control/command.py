@@ -11,7 +11,7 @@ from core2d.app.devices import pick_device, pick_dtype
 from core2d.media.pictures import save_image
 from core2d.media.sheets import check_singles
 from core2d.systems.control.maps import read_edges, read_map
-from core2d.systems.control.pipeline import Control, controlled
+from core2d.systems.control.pipeline import Control, controlled, without_words
 from core2d.systems.control.recipe import ControlRecipe
 from core2d.systems.text_to_image.drawing import draw, write
 from core2d.systems.text_to_image.pipeline import TextToImage
@@ -27,7 +27,8 @@ def follow(recipe: ControlRecipe) -> tuple[list[Path], Mapping[str, Any]]:
     height, width = recipe.height or side, recipe.width or side
     controls = _controls(recipe, height, width)
     pipeline, telling = controlled(flat, controls)
-    images = draw(pipeline, [recipe.prompt], recipe, telling=telling, height=height, width=width)
+    told: dict[str, Any] = {"telling": telling, "telling_without_words": without_words(controls, telling)}
+    images = draw(pipeline, [recipe.prompt], recipe, **told, height=height, width=width)
     outputs = write(recipe.output, images, [recipe.prompt], recipe, _files(recipe))
     if recipe.from_picture:
         outputs.append(save_image(recipe.map_output, controls[0].map))
@@ -40,7 +41,8 @@ def _controls(recipe: ControlRecipe, height: int, width: int) -> list[Control]:
     for number, told in enumerate(recipe.controls()):
         makes = recipe.from_picture and number == 0
         seen = read_edges(told.map, height, width) if makes else read_map(told.map, height, width, recipe.fit)
-        found.append(Control(read_controlnet(told.network), seen, told.weight, recipe.start, recipe.end))
+        found.append(Control(read_controlnet(told.network), seen, told.weight, recipe.start, recipe.end,
+                             recipe.guess))  # fmt: skip
     return found
 
 

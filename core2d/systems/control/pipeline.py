@@ -10,14 +10,15 @@ score distillation: `tell=lambda condition, images, cameras: condition.telling(*
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, TypeVar
 
+import torch
 from diffusers.models.controlnets.controlnet import ControlNetModel
 from torch import Tensor
 
-from core2d.adapters.controlnet import ControlNet
+from core2d.adapters.controlnet import UNTOLD, ControlNet
 from core2d.app.errors import InputError
 from core2d.prior.base import LatentPrior
 from core2d.prior.condition import Adapter
@@ -39,7 +40,7 @@ class Control:
     Attributes:
         network: of this model, see `core2d.adapters.controlnet`.
         map: (3, H, W) for all pictures, or a row for each picture or frame (n, 3, H, W), in [0, 1].
-        weight, start, end: see `core2d.adapters.controlnet.ControlNet`.
+        weight, start, end, guess: see `core2d.adapters.controlnet.ControlNet`.
     """
 
     network: ControlNetModel
@@ -47,6 +48,7 @@ class Control:
     weight: float = 1.0
     start: float = 0.0
     end: float = 1.0
+    guess: bool = False
 
 
 def controlled(drawing: Drawing, controls: Sequence[Control]) -> tuple[Drawing, dict[str, Tensor]]:
@@ -59,11 +61,17 @@ def controlled(drawing: Drawing, controls: Sequence[Control]) -> tuple[Drawing, 
     adapters, telling = [], {}
     for number, one in enumerate(controls):
         name = f"control_{number}"
-        adapter = ControlNet(one.network, name, one.weight, one.start, one.end, prior.num_train_timesteps)
+        adapter = ControlNet(one.network, name, one.weight, one.start, one.end, prior.num_train_timesteps, one.guess)
         adapter.check_fit(prior)
         adapters.append(adapter)
         telling[name] = one.map if one.map.ndim == 4 else one.map[None]  # (1 or n, 3, H, W)
     return drawing.with_adapters(*adapters), telling
+
+
+def without_words(controls: Sequence[Control], telling: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What the row without words is told of guessing ControlNets, by `telling_without_words`: nothing."""
+    maps = zip(controls, telling.items(), strict=True)
+    return {name: torch.full_like(seen[:1], UNTOLD) for one, (name, seen) in maps if one.guess}
 
 
 def _prior_of(drawing: Any) -> LatentPrior:

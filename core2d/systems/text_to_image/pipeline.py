@@ -114,6 +114,7 @@ class TextToImage:
         seed: int | None = None,
         camera: Camera | None = None,
         telling: Mapping[str, Tensor] | None = None,
+        telling_without_words: Mapping[str, Tensor] | None = None,
         scheduler: SchedulerMixin | str | None = None,
         height: int | None = None,
         width: int | None = None,
@@ -135,6 +136,7 @@ class TextToImage:
             camera: one view, or n (`core2d.prior.cameras.Cameras` or (n, 5) features), where the model has a camera
                 token.
             telling: what adapters are told, by name: (n, ...), or (1, ...) for all alike (`with_adapters`).
+            telling_without_words: what the row without words is told instead, by the same names.
             scheduler: another one for this call, by name or made.
             height, width: in pixels, multiples of the autoencoder's factor; those of training by default.
             latents: (n, c, h, w) standard normal noise to start from.
@@ -176,6 +178,8 @@ class TextToImage:
             condition = condition.telling(**telling)
             if len(condition) != count:
                 raise InputError(f"adapters are told of {len(condition)} images where {count} are drawn")
+        if telling_without_words and unconditional is not None:
+            unconditional = unconditional.telling(**telling_without_words)
 
         positions = shape[2] * shape[3]
         at_once = batch_size or max(1, min(LARGEST_BATCH, POSITIONS_AT_ONCE // positions))
