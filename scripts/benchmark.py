@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sys
 
+from measure import adapters_speed as adapters
 from measure import mesh_speed as mesh
 from measure import nerf_speed as nerf
 from measure import prior_speed as prior
@@ -23,7 +24,7 @@ from measure.suite import follow, suite_parser
 from core2d.app.program import main_guard
 
 SUITES = {"prior": prior.SUITE, "mesh": mesh.SUITE, "nerf": nerf.SUITE, "zero123": zero123.SUITE,
-          "video": video.SUITE}  # fmt: skip
+          "video": video.SUITE, "adapters": adapters.SUITE}  # fmt: skip
 
 
 def main() -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from core2d.prior.condition import Condition, Inputs
 
 PUBLISHED_HINTS = (16, 32, 96, 256)  # channels of the encoder of maps where latents are 8 times smaller
 SAME = ("block_out_channels", "layers_per_block", "cross_attention_dim")  # as in its UNet
+UNTOLD = math.nan  # all over a map: a row that is told it hears nothing of the ControlNet
 STRONGEST = 10.0  # that a ControlNet counts; beyond 2 or so pictures fall apart
 
 
@@ -39,6 +41,9 @@ class ControlNet(nn.Module):
             the noise level alone, so that score distillation knows them too; on the steps of a sampler with even
             spacing they are those of diffusers' `control_guidance_start` and `_end`.
         num_train_timesteps: noise levels of the prior.
+        guess: the map alone is to say what is drawn ("non-prompt mode", guess mode of the authors): the finer a skip
+            connection, the less is added to it, from a tenth to all in even steps of the logarithm. The row without
+            words is then to be told nothing, see `UNTOLD`.
 
     Raises:
         InputError: numbers that are out of their range.
@@ -52,13 +57,14 @@ class ControlNet(nn.Module):
         start: float = 0.0,
         end: float = 1.0,
         num_train_timesteps: int = 1000,
+        guess: bool = False,
     ) -> None:
         super().__init__()
         if not (math.isfinite(weight) and abs(weight) <= STRONGEST):
             raise InputError(f"a ControlNet cannot count {weight}: give a number such as 0.8, up to {STRONGEST:g}")
         if not 0 <= start < end <= 1:
             raise InputError(f"a ControlNet cannot be heard from {start} to {end}: give shares, 0 <= start < end <= 1")
-        self.model, self.name, self.weight = model, name, weight
+        self.model, self.name, self.weight, self.guess = model, name, weight, guess
         self.levels = (round((1 - end) * num_train_timesteps), round((1 - start) * num_train_timesteps))
 
     def forward(self, inputs: Inputs, condition: Condition) -> Inputs:
@@ -69,12 +75,16 @@ class ControlNet(nn.Module):
         """
         seen = self._seen(inputs, condition)  # (r, 3, H, W)
         low, high = self.levels
-        heard = (inputs.t + 1 > low) & (inputs.t + 1 <= high)  # (r,)
+        heard = (inputs.t + 1 > low) & (inputs.t + 1 <= high) & ~seen.isnan().flatten(1).any(1)  # (r,)
         if not (self.weight and heard.any()):
             return inputs
+        seen = seen.nan_to_num()
         skips, middle = self.model(
             inputs.x_t, inputs.t, condition.tokens, seen, added_cond_kwargs=_added(inputs, seen), return_dict=False
         )
+        if self.guess and not self.model.config.get("global_pool_conditions"):
+            shares = torch.logspace(-1, 0, len(skips) + 1).tolist()
+            skips = [share * skip for share, skip in zip(shares[:-1], skips, strict=True)]
         weight = (self.weight * heard).to(inputs.x_t)[:, None, None, None]  # (r, 1, 1, 1)
         return inputs.with_residuals(tuple(weight * skip for skip in skips), weight * middle)
 

@@ -23,6 +23,7 @@ from typing import Any, Literal
 import torch
 from diffusers.models.controlnets.controlnet import ControlNetModel
 from safetensors.torch import save_file
+from torch import Tensor
 
 from core2d.app.errors import InputError
 from core2d.app.outputs import atomic_path
@@ -56,7 +57,7 @@ def read_controlnet(path: str | Path) -> ControlNetModel:
             raise InputError(f"{path} holds a {name}, not a ControlNet")
         model = load_model(ControlNetModel, path, torch.float32)
     elif path.is_file():
-        model = _from_file(path)
+        model = controlnet_of(path, read_tensors(path))
     else:
         raise InputError(f"no ControlNet at {path}: give a folder of diffusers, or a file such as control.safetensors")
     broken = next((name for name, value in model.state_dict().items() if not value.isfinite().all()), None)
@@ -65,8 +66,12 @@ def read_controlnet(path: str | Path) -> ControlNetModel:
     return model
 
 
-def _from_file(path: Path) -> ControlNetModel:
-    tensors = read_tensors(path)
+def controlnet_of(path: Path, tensors: Mapping[str, Tensor]) -> ControlNetModel:
+    """The ControlNet that a file holds, whose tensors have been read; what stands beside them is read here.
+
+    Raises:
+        InputError: as `read_controlnet`, but for numbers that are not finite.
+    """
     for mark, kind in OTHER_KINDS.items():
         if mark in tensors:
             raise InputError(f"{path} holds {kind}, which is not read here: give the whole ControlNet")
@@ -76,8 +81,7 @@ def _from_file(path: Path) -> ControlNetModel:
         raise InputError(f"{path} holds no ControlNet: no tensor is named {PREFIX}{ORIGINAL} or {DIFFUSERS}")
     try:
         shapes = {name: tuple(value.shape) for name, value in state.items()}
-        derived = _config_of_original if ORIGINAL in state else _config_of_diffusers
-        config = _said_by(path) or derived(shapes)
+        config = _said_by(path) or config_of_shapes(shapes)
         model = on_meta(config)
         found = ldm_to_diffusers(state, controlnet_to_ldm(model.config)) if ORIGINAL in state else state
     except (KeyError, IndexError, ValueError, TypeError) as error:
@@ -154,6 +158,15 @@ OF_THE_UNET = (  # settings that decide which tensors an encoder has
 
 
 # -- configs from shapes -------------------------------------------------------------------------------------------
+
+
+def config_of_shapes(shapes: Manifest) -> dict[str, Any]:
+    """The config of the ControlNet whose tensors have these names, of either layout and without prefix, and shapes.
+
+    Raises:
+        KeyError, IndexError: these are not the tensors of a ControlNet.
+    """
+    return _config_of_original(shapes) if ORIGINAL in shapes else _config_of_diffusers(shapes)
 
 
 def _config_of_original(shapes: Manifest) -> dict[str, Any]:

@@ -76,8 +76,16 @@ def read_lora(path: str | Path, rename: Callable[[Mapping[str, Tensor]], Mapping
         path = there[0]
     if not path.is_file():
         raise InputError(f"no LoRA at {path}: give a file such as style.safetensors")
-    tensors = read_tensors(path)
-    layers = _layers(path, rename(tensors))
+    return lora_of(path, rename(read_tensors(path)))
+
+
+def lora_of(path: Path, tensors: Mapping[str, Tensor]) -> Lora:
+    """The LoRA that a file holds, whose tensors have been read; what its metadata say is read here.
+
+    Raises:
+        InputError: as `read_lora`.
+    """
+    layers = _layers(path, tensors)
     scales = _scales(path, {part for part, _ in layers}, any("base_model.model." in name for name in tensors))
     parts: dict[str, dict[str, LowRank]] = {}
     for (part, name), factors in layers.items():

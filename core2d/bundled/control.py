@@ -112,6 +112,8 @@ class Kind:
         share: of the pictures of a setup; dolls are of fewer kinds than objects.
         scene_kind: what is scored, "object" or "doll".
         seed: of the order of rows.
+        begins_as: another kind, whose ControlNet it begins as where there is one: how a map is followed is learned
+            once, and what this kind of map shows is the smaller part.
     """
 
     name: str
@@ -120,6 +122,7 @@ class Kind:
     share: float
     scene_kind: str
     seed: int
+    begins_as: str | None = None
 
     @property
     def folder(self) -> str:
@@ -146,7 +149,7 @@ class Kind:
 
 
 DEPTH = Kind("depth", depth_maps, mixed_scene, 1.0, "object", seed=21)
-POSE = Kind("pose", pose_maps, doll_scene, 0.25, "doll", seed=22)
+POSE = Kind("pose", pose_maps, doll_scene, 0.25, "doll", seed=22, begins_as="depth")
 
 
 def train_control(setup: TrainingSetup, kind: Kind, stage: Stage) -> Scores:
@@ -159,7 +162,7 @@ def train_control(setup: TrainingSetup, kind: Kind, stage: Stage) -> Scores:
     folder = setup.assets / kind.folder
     torch.manual_seed(5)
     fresh = setup.starts_fresh(folder / "config.json")
-    model = slim(fresh_controlnet(backbone)) if fresh else read_controlnet(folder)
+    model = begun(setup, kind, backbone) if fresh else read_controlnet(folder)
     with processes().main_process_first():
         pictures, maps = kind.pictures(setup)
     pipeline = TextToImage(backbone)
@@ -187,6 +190,14 @@ def train_control(setup: TrainingSetup, kind: Kind, stage: Stage) -> Scores:
             write_json(temporary / "training.json", history)
 
     return keep(setup, stage, recipe, spent, found, save, before)
+
+
+def begun(setup: TrainingSetup, kind: Kind, backbone: Backbone) -> ControlNetModel:
+    """A ControlNet that was not trained on this kind of map yet."""
+    other = setup.assets / f"toybox-control-{kind.begins_as}"
+    if kind.begins_as is not None and (other / "config.json").is_file():
+        return read_controlnet(other)
+    return slim(fresh_controlnet(backbone))
 
 
 def slim(model: ControlNetModel) -> ControlNetModel:

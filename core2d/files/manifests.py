@@ -46,6 +46,24 @@ UNET_CONFIGS: dict[str, dict[str, Any]] = {
     },
 }
 
+_CLIP_L = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+TEXT_CONFIGS: dict[str, dict[str, dict[str, Any]]] = {  # of CLIP, by the part of the pipeline
+    "stable-diffusion-1.5": {"text_encoder": _CLIP_L},
+    "stable-diffusion-2.1": {  # one layer less than OpenCLIP-H, whose last but one is read
+        "text_encoder": {
+            "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 23, "num_attention_heads": 16,
+            "hidden_act": "gelu",
+        },
+    },
+    "stable-diffusion-xl-1.0": {
+        "text_encoder": _CLIP_L,
+        "text_encoder_2": {
+            "hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20,
+            "hidden_act": "gelu", "projection_dim": 1280,
+        },
+    },
+}  # fmt: skip
+
 VAE_CONFIG: dict[str, Any] = {
     "block_out_channels": (128, 256, 512, 512),
     "down_block_types": ("DownEncoderBlock2D",) * 4,

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +22,14 @@ from core2d.app.recipe import files_and_strengths
 from core2d.app.registry import resolve
 from core2d.app.runs import check_free, check_inputs, run_folder, working_in
 from core2d.guidance import ViewPrompts
+from core2d.guidance.base import Tell
 from core2d.prior.backbone import Backbone
 from core2d.prior.base import Prior
 from core2d.prior.cameras import Cameras
 from core2d.prior.condition import Condition
 from core2d.toybox import world
 from core2d.toybox.captions import background_phrase
+from gen3d.dreamfusion.control import following
 from gen3d.dreamfusion.memory import memory_needed
 from gen3d.dreamfusion.recipe import QUALITIES, DreamFusionConfig, TextToMeshRecipe
 from gen3d.dreamfusion.task import Distill, DreamFusionTask
@@ -40,8 +40,8 @@ from gen3d.shaping.model import Model, training_recipe
 from gen3d.shaping.runs import Result, mesh_of, optimise, recipe_to_go_on, save_result, start_anew
 
 SETTINGS = (  # what a result depends on
-    "prompts", "model", "lora", "image_prompt", "image_prompt_mask", "ip_adapter", "quality", "steps", "views", "seed",
-    "dtype",
+    "prompts", "model", "lora", "control", "image_prompt", "image_prompt_mask", "ip_adapter", "quality", "steps",
+    "views", "seed", "dtype",
 )  # fmt: skip
 
 
@@ -54,7 +54,7 @@ def text_to_mesh(
     seed: int = 0,
     resume: bool = False,
     distill: Distill | None = None,
-    telling: Mapping[str, Tensor] | None = None,
+    tell: Tell | None = None,
 ) -> tuple[TexturedMesh, Build]:
     """Optimise a field for a prompt and make a mesh of it.
 
@@ -66,19 +66,14 @@ def text_to_mesh(
         views: "auto" uses the prior's camera token where it has one, "words" describes the view.
         seed: decides everything that is random.
         distill: another guidance, made of prior, settings and seed; see `DreamFusionTask`.
-        telling: what adapters of the prior are told, by name: one row, the same for all pictures.
+        tell: what more the prior is told of each picture, where `distill` is the default one: maps, image prompts.
 
     Raises:
         InputError: the field stayed empty or diverged, or the prompt is too long for the prior.
     """
     config = config or QUALITIES["normal"]
-    tell = partial(_tell, telling) if telling else None
     task = DreamFusionTask(Model(seed), prior, prompt, config, views, seed, distill, tell)
     return mesh_of(optimise(task, training_recipe(config, seed), run, resume, repr(prompt), prior.device))
-
-
-def _tell(telling: Mapping[str, Tensor], condition: Condition, _images: Tensor, _cameras: Cameras | None) -> Condition:
-    return condition.telling(**telling)
 
 
 # -- one prompt of the command ---------------------------------------------------------------------------------
@@ -107,10 +102,10 @@ def go_on(given: TextToMeshRecipe, folder: Path) -> Result:
 
 @dataclass(frozen=True)
 class Loaded:
-    """The prior of a recipe, and what its adapters are told."""
+    """The prior of a recipe, and what more it is told of each picture."""
 
     prior: Backbone
-    telling: Mapping[str, Tensor]
+    tell: Tell
 
 
 def load_prior(recipe: TextToMeshRecipe) -> Loaded:
@@ -118,11 +113,17 @@ def load_prior(recipe: TextToMeshRecipe) -> Loaded:
     prior = Backbone.load(recipe.model, pick_device(recipe.device), pick_dtype(recipe.dtype))
     prior = with_loras(prior, files_and_strengths("--lora", recipe.lora))
     prior, telling = with_image_prompts(prior, recipe)
+    prior, shapes = following(prior, recipe.controls())
     config = config_of(recipe)
     for prompt in recipe.all_prompts():
         check_length(prior, prompt, recipe.views)
     sys.stderr.write(f"{config.steps} steps, {memory_needed(prior, config)}\n")
-    return Loaded(prior, telling)
+
+    def tell(condition: Condition, images: Tensor, cameras: Cameras | None) -> Condition:
+        told = condition.telling(**telling) if telling else condition
+        return told if shapes is None else shapes(told, images, cameras)
+
+    return Loaded(prior, tell)
 
 
 def make_mesh(recipe: TextToMeshRecipe, loaded: Loaded, folder: Path, resume: bool = False) -> Result:
@@ -136,7 +137,7 @@ def make_mesh(recipe: TextToMeshRecipe, loaded: Loaded, folder: Path, resume: bo
     if not resume:
         start_anew(folder, recipe, inputs)
     mesh, build = text_to_mesh(
-        prompt, loaded.prior, folder, config, recipe.views, recipe.seed, resume, telling=loaded.telling
+        prompt, loaded.prior, folder, config, recipe.views, recipe.seed, resume, tell=loaded.tell
     )
     return save_result(recipe, folder, mesh, build, settings_of(recipe), inputs, started)
 
@@ -154,7 +155,10 @@ def settings_of(recipe: TextToMeshRecipe) -> dict[str, Any]:
 
 def inputs_of(recipe: TextToMeshRecipe) -> dict[str, str]:
     """Hashes of all that the mesh is made of."""
-    return digests({"model": resolve(recipe.model), **lora_files(recipe.lora), **image_prompt_files(recipe)})
+    files = {"model": resolve(recipe.model), **lora_files(recipe.lora), **image_prompt_files(recipe)}
+    for number, told in enumerate(recipe.controls()):
+        files |= {f"controlnet {number}": told.network, f"shape {number}": told.map}
+    return digests(files)
 
 
 def check_length(prior: Prior, prompt: str, views: str) -> None:

@@ -21,12 +21,13 @@ from core2d.app.recipe import (
     read_prompts,
 )
 from core2d.app.registry import resolve
+from core2d.systems.control.recipe import KINDS, Told, controls_said
 from gen3d.shaping.config import ShapingConfig
 
 CONTACT_SHEET = "contact-sheet.png"
 OF_THE_RUN = (
-    "prompts", "prompts_file", "output", "model", "lora", "image_prompt", "image_prompt_mask", "ip_adapter", "quality",
-    "steps", "views", "seed", "dtype",
+    "prompts", "prompts_file", "output", "model", "lora", "control", "image_prompt", "image_prompt_mask", "ip_adapter",
+    "quality", "steps", "views", "seed", "dtype",
 )  # fmt: skip
 
 
@@ -62,6 +63,9 @@ class TextToMeshRecipe(PromptedRecipe):
     """A bundled model (see `core2d models`), a diffusers folder, or a hub id in the local cache."""
     lora: Loras = ()
     """LoRAs to add, such as style.safetensors@0.8; a strength of 1 where none is named."""
+    control: Annotated[tuple[str, ...], tyro.conf.arg(metavar="depth:MESH[@WEIGHT]")] = ()
+    """Coarse meshes whose shape is followed, such as depth:proxy.glb@0.8: their depth, drawn from every view, is told
+    to the ControlNet; in place of depth the path of another ControlNet of depth will do."""
     quality: Literal["draft", "normal", "high"] = "normal"
     """How long it takes, and how good it gets."""
     steps: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
@@ -91,6 +95,7 @@ class TextToMeshRecipe(PromptedRecipe):
         if self.steps is not None:
             check_between("--steps", self.steps, 1, 1_000_000)
         files_and_strengths("--lora", self.lora)
+        self.controls()
         self._check_output()
         resolve(self.model)
 
@@ -107,6 +112,23 @@ class TextToMeshRecipe(PromptedRecipe):
         """
         found = [*self.prompts, *(() if self.prompts_file is None else read_prompts(self.prompts_file))]
         return list(dict.fromkeys(prompt.strip() for prompt in found))
+
+    def controls(self) -> list[Told]:
+        """The ControlNets of --control, their meshes and weights.
+
+        Raises:
+            InputError: something is not there, another kind than depth, or no mesh.
+        """
+        for one in self.control:
+            kind, _, file = one.partition(":")
+            if kind in KINDS and kind != "depth":
+                raise InputError(f"--control {one}: of a mesh only depth is drawn for every view, not {kind}: give "
+                                 "depth:proxy.glb")  # fmt: skip
+            name = file.rpartition("@")[0] or file
+            if file and not any(said.lower().endswith(MESH_SUFFIXES) for said in (file, name)):
+                raise InputError(f"--control {one}: a picture is a map of one view, and a mesh is seen from all sides: "
+                                 f"give a coarse mesh ({', '.join(MESH_SUFFIXES)})")  # fmt: skip
+        return controls_said("--control", self.control)
 
     def _check_resume(self) -> None:
         for name in OF_THE_RUN:

@@ -54,6 +54,25 @@ def render_mesh(
     return torch.cat(pictures).clamp(0, 1)
 
 
+def render_depth(mesh: TexturedMesh, cameras: Cameras, height: int, width: int, supersampling: int = 2) -> Tensor:
+    """(n, height, width) distances along the view axis in metres, infinite where nothing is, as Toybox's `render` has
+    them: the mean over the covered part of a pixel.
+    """
+    device = cameras.camera_to_world.device
+    vertices = torch.from_numpy(mesh.vertices).to(device)
+    faces = torch.from_numpy(mesh.faces).to(device)
+    homogeneous = torch.cat([vertices, torch.ones_like(vertices[:, :1])], 1)  # (v, 4)
+    offsets = torch.tensor([0, len(faces)], dtype=torch.int32, device=device)
+    found = []
+    for matrix in cameras.world_to_clip(aspect=width / height):
+        seen = rasterize(homogeneous @ matrix.T, faces, offsets, height * supersampling, width * supersampling)
+        there = seen.mask.to(vertices)  # (1, h, w)
+        distance = torch.where(seen.mask, seen.depth, 0.0)
+        total, covered = (avg_pool2d(one, supersampling) for one in (distance, there))
+        found.append(torch.where(covered > 0, total / covered.clamp(min=1e-6), torch.inf))
+    return torch.cat(found)
+
+
 def _albedo(mesh: TexturedMesh, faces: Tensor, seen: Fragments) -> Tensor:
     """(1, h, w, 3) colours without light."""
     if mesh.texture is not None and mesh.uv is not None:

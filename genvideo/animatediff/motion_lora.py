@@ -21,7 +21,7 @@ from core2d.adapters.lora import UNET, Lora
 from core2d.adapters.lora_files import read_lora
 from core2d.app.errors import InputError
 from core2d.app.outputs import atomic_path
-from genvideo.animatediff.formats import to_diffusers, to_original_name
+from core2d.files.motion_names import to_diffusers, to_original_name
 from genvideo.animatediff.motion import IN_MOTION
 
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")

@@ -24,6 +24,7 @@ from core2d.app.errors import InputError
 from core2d.app.outputs import atomic_path, write_json
 from core2d.files.loading import load_model, quiet_libraries, read_json, save_model
 from core2d.files.manifests import Comparison
+from core2d.files.motion_names import to_diffusers, to_original_name, window_of
 from core2d.files.tensors import read_tensors
 from core2d.prior.base import LatentPrior
 from core2d.prior.condition import Condition, Inputs
@@ -38,9 +39,6 @@ from genvideo.animatediff.formats import (
     facts_from,
     settings,
     settings_in,
-    to_diffusers,
-    to_original_name,
-    window_of,
 )
 from genvideo.animatediff.norms import norms_of, see_frames
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,25 @@ def test_it_draws_what_the_stock_pipeline_of_sdxl_draws(tiny_folder: Callable[..
         controlnet_conditioning_scale=1.0, generator=torch.Generator().manual_seed(3), output_type="np",
     ).images  # fmt: skip
     np.testing.assert_allclose(ours.permute(0, 2, 3, 1).numpy(), theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1.0, 4.0])
+def test_guess_mode_is_that_of_the_stock_pipeline(tiny_folder: Callable[..., Path], scale: float) -> None:
+    prior = Backbone.load(tiny_folder("sd1"))
+    net = network(prior)
+    control = Control(net, MAPS[0], weight=0.8, guess=True)
+    ours = drawn(prior, control, guidance_scale=scale)
+    stock: Any = StableDiffusionControlNetPipeline.from_pretrained(
+        tiny_folder("sd1"), controlnet=net, local_files_only=True
+    )
+    stock.set_progress_bar_config(disable=True)
+    theirs = stock(
+        "a red mug", image=MAPS[:1], guidance_scale=scale, num_inference_steps=STEPS, guess_mode=True,
+        controlnet_conditioning_scale=0.8, generator=torch.Generator().manual_seed(3), output_type="np",
+    ).images  # fmt: skip
+    np.testing.assert_allclose(ours.permute(0, 2, 3, 1).numpy(), theirs, atol=1e-5)
+    heard = drawn(prior, replace(control, guess=False), guidance_scale=scale)
+    assert (heard - ours).abs().max() > 1e-3  # and it is another picture
 
 
 # -- where it says nothing -----------------------------------------------------------------------------------------

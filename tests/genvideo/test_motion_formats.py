@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save_file
 
 from core2d.app.errors import InputError
 from core2d.files.manifests import UNET_CONFIGS
+from core2d.files.motion_names import config_of, to_diffusers
 from core2d.prior.backbone import Backbone
 from genvideo.__main__ import main
-from genvideo.animatediff.formats import Facts, Norms, config_of, read_motion, to_diffusers, to_original, write_motion
+from genvideo.animatediff.formats import Facts, Norms, read_motion, to_original, write_motion
 from genvideo.animatediff.motion import MotionBackbone, fresh_motion
 
 

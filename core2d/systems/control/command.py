@@ -43,7 +43,8 @@ def _controls(recipe: ControlRecipe, height: int, width: int) -> list[Control]:
     for number, told in enumerate(recipe.controls()):
         makes = recipe.from_picture and number == 0
         seen = read_edges(told.map, height, width) if makes else read_map(told.map, height, width, recipe.fit)
-        found.append(Control(read_controlnet(told.network), seen, told.weight, recipe.start, recipe.end))
+        found.append(Control(read_controlnet(told.network), seen, told.weight, recipe.start, recipe.end,
+                             recipe.guess))  # fmt: skip
     return found
 
 

@@ -13,11 +13,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from diffusers.models.controlnets.controlnet import ControlNetModel
 from torch import Tensor
 
 from core2d.adapters.adaptable import Drawing, prior_of
-from core2d.adapters.controlnet import ControlNet
+from core2d.adapters.controlnet import UNTOLD, ControlNet
+from core2d.prior.condition import INSTEAD
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Control:
     Attributes:
         network: of this model, see `core2d.adapters.controlnet`.
         map: (3, H, W) for all pictures, or a row for each picture or frame (n, 3, H, W), in [0, 1].
-        weight, start, end: see `core2d.adapters.controlnet.ControlNet`.
+        weight, start, end, guess: see `core2d.adapters.controlnet.ControlNet`.
     """
 
     network: ControlNetModel
@@ -35,6 +37,7 @@ class Control:
     weight: float = 1.0
     start: float = 0.0
     end: float = 1.0
+    guess: bool = False
 
 
 def controlled(drawing: Drawing, controls: Sequence[Control]) -> tuple[Drawing, dict[str, Tensor]]:
@@ -47,8 +50,10 @@ def controlled(drawing: Drawing, controls: Sequence[Control]) -> tuple[Drawing, 
     adapters, telling = [], {}
     for number, one in enumerate(controls):
         name = f"control_{number}"
-        adapter = ControlNet(one.network, name, one.weight, one.start, one.end, prior.num_train_timesteps)
+        adapter = ControlNet(one.network, name, one.weight, one.start, one.end, prior.num_train_timesteps, one.guess)
         adapter.check_fit(prior)
         adapters.append(adapter)
         telling[name] = one.map if one.map.ndim == 4 else one.map[None]  # (1 or n, 3, H, W)
+        if one.guess:
+            telling[name + INSTEAD] = torch.full_like(telling[name], UNTOLD)
     return drawing.with_adapters(*adapters), telling

@@ -55,6 +55,8 @@ class ControlRecipe(DrawingRecipe):
     """Share of the denoising at which the map begins to count."""
     end: float = 1.0
     """Share of the denoising at which it ends to count."""
+    guess: bool = False
+    """Let the map say what is drawn, more than the words (guess mode of the authors); --cfg 3 to 5 is right."""
     also: Annotated[tuple[str, ...], tyro.conf.arg(metavar="KIND:MAP[@WEIGHT]")] = ()
     """More maps to follow, such as pose:skeleton.png@0.8; in place of KIND the path of a ControlNet will do."""
     height: int | None = None

@@ -1,0 +1,1 @@
+"""What a file of weights is, and what every loader would take of it and lose."""
