@@ -10,6 +10,7 @@ COMMANDS = {
     "lora train": Command("core2d.systems.dreambooth", "LoraTrainRecipe", "train_lora"),
     "lora fuse": Command("core2d.systems.dreambooth", "LoraFuseRecipe", "fuse_loras"),
     "dreambooth": Command("core2d.systems.dreambooth", "DreamBoothRecipe", "dreambooth"),
+    "models get": Command("core2d.files", "ModelsGetRecipe", "get_model"),
     "models": Command("core2d.files", "ModelsRecipe", "models"),
     "toybox sheet": Command("core2d.toybox", "ToyboxSheetRecipe", "sheet"),
     "toybox sample": Command("core2d.toybox", "ToyboxSampleRecipe", "sample"),
