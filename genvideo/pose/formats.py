@@ -1,7 +1,7 @@
-"""Files of poses: JSON of OpenPose and of COCO, a folder with a file a frame, and ours, which is OpenPose's with a clock.
+"""Files of poses: JSON of OpenPose and of COCO, a folder with a file a frame, and ours, OpenPose's with a clock.
 
-OpenPose writes a file a frame: `{"people": [{"pose_keypoints_2d": [x, y, confidence, ...], ...}]}` with 18 or 25 joints, 21
-a hand and 70 points of the face (the last two, the pupils, are left out here). Its editors add `canvas_width` and
+OpenPose writes a file a frame: `{"people": [{"pose_keypoints_2d": [x, y, confidence, ...], ...}]}` with 18 or 25
+joints, 21 a hand and 70 points of the face (the last two, the pupils, are left out here). Its editors add `canvas_width` and
 `canvas_height`, and where those stand, numbers of at most 1 are shares of them. COCO keeps pictures and people apart; a
 joint of it is labelled (1, 2) or not (0), or has a score in [0, 1].
 """
@@ -31,7 +31,7 @@ LARGEST_SIDE, LARGEST_FILE = 16384, 1 << 28  # pixels, bytes
 
 
 def read_poses(path: Path, size: tuple[int, int] | None = None) -> Poses:
-    """Poses of a clip: a JSON file of OpenPose (one frame, or a list of them), of COCO or of ours, or a folder of the first.
+    """Poses of a clip: JSON of OpenPose (a frame or a list of them), of COCO or of ours, or a folder of the first.
 
     Args:
         size: height and width of the picture, where the file tells none (OpenPose's own).
@@ -60,7 +60,8 @@ def read_coco(path: Path) -> dict[str, Poses]:
 
 def write_poses(path: Path, poses: Poses) -> None:
     """Write our own JSON, whole or not at all."""
-    frames = [{"people": [_person(poses, frame, person) for person in range(poses.people)]} for frame in range(poses.frames)]
+    people = range(poses.people)
+    frames = [{"people": [_person(poses, frame, person) for person in people]} for frame in range(poses.frames)]
     write_json(path, {
         "format": FORMAT, "canvas_width": poses.width, "canvas_height": poses.height,
         "fps": None if poses.fps is None else str(poses.fps), "frames": frames,

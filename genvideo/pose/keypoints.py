@@ -2,8 +2,8 @@
 
 Orders (of the body, a number of joints each): OpenPose's 18 with a neck; COCO's 17 without one (1405.0312);
 COCO-WholeBody's 133, which adds feet, face and hands to those (2007.11858); OpenPose's BODY-25 with neck, middle of the
-hips and feet (1812.08008). A point is (x, y, confidence): pixels with their centres at halves, and confidence in [0, 1],
-0 where it was not found.
+hips and feet (1812.08008). A point is (x, y, confidence): pixels with their centres at halves, and confidence in
+[0, 1], 0 where it was not found.
 """
 
 from __future__ import annotations

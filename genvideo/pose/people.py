@@ -2,8 +2,8 @@
 
 The models are mediapipe's of version 0.10.21 (`core2d models get pose`), run by LiteRT (the extra `photos`); nothing of
 mediapipe is needed. The detector sees the whole picture at 224 pixels and says where hips and head are; from them each
-person is cut out upright, 256 pixels wide, and the second model finds the points. Its own refinement by heatmaps is left
-out.
+person is cut out upright, 256 pixels wide, and the second model finds the points. Its own refinement by heatmaps is
+left out.
 """
 
 from __future__ import annotations

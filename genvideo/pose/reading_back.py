@@ -1,7 +1,7 @@
 """Joints found back from drawn skeletons, by their colours: from the drawings of `drawing`, also compressed or scaled.
 
-A joint is a bright disc in its own colour, a limb is darker (60 %). Discs of later joints, hands and faces may lie over a
-disc, anything darker contradicts one. From the neck outwards joints are put together as people wherever the pixels
+A joint is a bright disc in its own colour, a limb is darker (60 %). Discs of later joints, hands and faces may lie over
+a disc, anything darker contradicts one. From the neck outwards joints are put together as people wherever the pixels
 between two of them have the colour of the limb that belongs there, much as OpenPose's affinity fields do (1812.08008).
 Bodies are read; hands and faces, whose points share their colours, are not.
 """

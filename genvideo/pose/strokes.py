@@ -12,6 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 
+Pixel = tuple[int, int]
 Color = tuple[int, int, int]
 
 # Seven decimals, as in a printed table: where a corner of an ellipse is rounded to is decided by them.
@@ -20,7 +21,7 @@ COSINES = SINES[(90 - np.arange(361)) % 360]
 SUBPIXELS, HALF = 1 << 16, 1 << 15  # a pixel, and half of one, in fixed-point numbers
 
 
-def fill_ellipse(canvas: np.ndarray, middle: tuple[int, int], half: tuple[int, int], degrees: int, color: Color) -> None:
+def fill_ellipse(canvas: np.ndarray, middle: Pixel, half: tuple[int, int], degrees: int, color: Color) -> None:
     """Fill an ellipse on `canvas` (h, w, 3), in place.
 
     Args:
@@ -34,17 +35,17 @@ def fill_ellipse(canvas: np.ndarray, middle: tuple[int, int], half: tuple[int, i
     corners = np.rint(corners).astype(np.int64)  # (361, 2); the last is the first
     if (corners == corners[0]).all():
         corners[:] = middle
-    _put(canvas, _lines(corners[:-1], corners[1:]), color)
+    _put_lines(canvas, corners[:-1], corners[1:], color)
     _fill_polygon(canvas, corners[:-1] * SUBPIXELS, color)
 
 
-def fill_disc(canvas: np.ndarray, middle: tuple[int, int], radius: int, color: Color) -> None:
+def fill_disc(canvas: np.ndarray, middle: Pixel, radius: int, color: Color) -> None:
     """Fill a disc around a pixel (x, y) of `canvas` (h, w, 3), in place."""
     halves = _disc_rows(radius)
     _fill_rows(canvas, middle[1] - radius, middle[0] - halves, middle[0] + halves, color)
 
 
-def draw_thick_line(canvas: np.ndarray, start: tuple[int, int], end: tuple[int, int], color: Color) -> None:
+def draw_thick_line(canvas: np.ndarray, start: Pixel, end: Pixel, color: Color) -> None:
     """A line two pixels thick with round ends on `canvas` (h, w, 3), in place."""
     if start != end:
         x, y = end[0] - start[0], end[1] - start[1]
@@ -119,6 +120,17 @@ def _put(canvas: np.ndarray, pixels: np.ndarray, color: Color) -> None:
     canvas[y, x] = color
 
 
+def _put_lines(canvas: np.ndarray, starts: np.ndarray, ends: np.ndarray, color: Color) -> None:
+    """Draw lines between whole pixels (n, 2); those that leave the canvas are cut first."""
+    height, width = canvas.shape[:2]
+    inside = ((starts >= 0) & (ends >= 0) & (np.maximum(starts, ends) < (width, height))).all(1)
+    _put(canvas, _lines(starts[inside], ends[inside]), color)
+    for start, end in zip(starts[~inside], ends[~inside], strict=True):
+        seen = _clipped(start, end, width, height)
+        if seen:
+            _put(canvas, _lines(seen[0][None], seen[1][None]), color)
+
+
 def _lines(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """Pixels (m, 2) of lines between whole pixels (n, 2): of two that are as near, the one nearer to the left end."""
     turned = (ends[:, 0] < starts[:, 0])[:, None]
@@ -141,7 +153,7 @@ def _lines(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
 def _clipped(start: np.ndarray, end: np.ndarray, width: int, height: int) -> tuple[np.ndarray, np.ndarray] | None:
     """The part of a line between whole points (2,) whose x is below `width` and y below `height`, None of one outside.
 
-    Cut at top and bottom first, then at the sides, and rounded towards the end that is cut: that moves the rest a little.
+    Cut at top and bottom first, then at the sides, to whole points again: that can move the rest a little.
     """
     ends = [start.copy(), end.copy()]
     for axis, last in ((1, height - 1), (0, width - 1)):
