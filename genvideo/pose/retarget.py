@@ -77,9 +77,7 @@ def _scale(driving: np.ndarray, reference: np.ndarray) -> float:
     large = [i for i, (_, joint) in enumerate(LIMBS) if joint in (8, 9, 10, 11, 12, 13)]
     both = [i for i in large if np.isfinite(driving[i]) and np.isfinite(reference[i]) and driving[i] > 1]
     if not both:
-        raise InputError(
-            "neither torso nor a leg is seen in both the driving clip and the reference: show neck and hips"
-        )
+        raise InputError("driving clip and reference have no limb of torso or legs in common: show neck and hips")
     return float(reference[both].sum() / driving[both].sum())
 
 

@@ -2,8 +2,8 @@
 
     python tests/helpers/published_skeletons.py controlnet_aux/dwpose/util.py > tests/helpers/published_skeletons.json
 
-draws `cases()` with `draw_bodypose`, `draw_handpose` and `draw_facepose` of that file (controlnet_aux 0.0.10, whose file
-is DWPose's), under opencv-python-headless 4.11.0.86 and matplotlib. None of these is needed to run the tests.
+draws `cases()` with `draw_bodypose`, `draw_handpose` and `draw_facepose` of that file (controlnet_aux 0.0.10, which has it
+from DWPose), under opencv-python-headless 4.11.0.86 and matplotlib. None of these is needed to run the tests.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ def cases() -> Iterator[Poses]:
         def points(middle: np.ndarray, spread: float, *shape: int) -> np.ndarray:
             places = (middle + spread * (random.random((1, people, *shape, 2)) - 0.5)) * size  # noqa: B023
             confidence = random.random((1, people, *shape, 1)) + SEEN / 2  # noqa: B023
-            return np.concatenate([np.round(places * 4) / 4, confidence], -1)  # quarters of a pixel: no ties of rounding
+            return np.concatenate(
+                [np.round(places * 4) / 4, confidence], -1
+            )  # quarters of a pixel: no ties of rounding
 
         body = points(np.full(2, 0.5), 1.06, 18)
         hands = points(random.random((1, people, 2, 1, 2)), 0.2, 2, 21)
