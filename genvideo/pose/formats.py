@@ -2,8 +2,8 @@
 
 OpenPose writes a file a frame: `{"people": [{"pose_keypoints_2d": [x, y, confidence, ...], ...}]}` with 18 or 25
 joints, 21 a hand and 70 points of the face (the last two, the pupils, are left out here). Its editors add
-`canvas_width` and `canvas_height`; numbers of at most 1 are shares of the picture. COCO keeps pictures and people apart;
-a joint of it is labelled (1, 2) or not (0), or has a score in [0, 1].
+`canvas_width` and `canvas_height`; numbers of at most 1 are shares of the picture. COCO keeps pictures and people
+apart; a joint of it is labelled (1, 2) or not (0), or has a score in [0, 1].
 """
 
 from __future__ import annotations
