@@ -25,7 +25,7 @@ FEWEST = 0.12  # of a disc that has to be seen
 CONTRADICTED = 0.5  # of what is seen of a disc: more makes it none
 FOLLOWED = 0.6  # of the pixels between two joints that have their limb's colour, or are covered
 LARGEST_RADIUS = 24  # pixels
-MOST_DISCS = 16  # of a colour that are looked at
+MOST_DISCS = 100  # of a colour that are looked at: hands have 42 in that of a knee
 
 
 def read_skeletons(frames: Iterable[np.ndarray], fps: Fraction | None = None) -> Poses:
@@ -168,7 +168,7 @@ def _touched(disc: np.ndarray, joint: int, limbs: np.ndarray, radius: int) -> bo
     x, y = disc[:2].astype(int)
     around = limbs[max(0, y - 2 * radius) : y + 2 * radius + 1, max(0, x - 2 * radius) : x + 2 * radius + 1]
     own = [limb for limb, ends in enumerate(LIMBS) if joint in ends]
-    return bool(np.isin(around, own).sum() >= radius)
+    return bool(np.isin(around, own).sum() >= 2 * radius)
 
 
 def _followed(

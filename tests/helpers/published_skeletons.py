@@ -3,7 +3,8 @@
     python tests/helpers/published_skeletons.py controlnet_aux/dwpose/util.py > tests/helpers/published_skeletons.json
 
 draws `cases()` with `draw_bodypose`, `draw_handpose` and `draw_facepose` of that file (controlnet_aux 0.0.10,
-which has it from DWPose), under opencv-python-headless 4.11.0.86 and matplotlib. None of these is needed to run the tests.
+which has it from DWPose), under opencv-python-headless 4.11.0.86 and matplotlib. None of these is
+needed to run the tests.
 """
 
 from __future__ import annotations
