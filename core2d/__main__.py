@@ -13,6 +13,7 @@ COMMANDS = {
     "lora fuse": Command("core2d.systems.dreambooth", "LoraFuseRecipe", "fuse_loras"),
     "dreambooth": Command("core2d.systems.dreambooth", "DreamBoothRecipe", "dreambooth"),
     "verify": Command("core2d.systems.verify", "VerifyRecipe"),
+    "models get": Command("core2d.files", "ModelsGetRecipe", "get_model"),
     "models": Command("core2d.files", "ModelsRecipe", "models"),
     "toybox sheet": Command("core2d.toybox", "ToyboxSheetRecipe", "sheet"),
     "toybox sample": Command("core2d.toybox", "ToyboxSampleRecipe", "sample"),

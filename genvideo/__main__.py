@@ -4,7 +4,10 @@ from collections.abc import Sequence
 
 from core2d.app.program import Command, run_program
 
-COMMANDS = {"text-to-video": Command("genvideo.animatediff", "TextToVideoRecipe")}
+COMMANDS = {
+    "text-to-video": Command("genvideo.animatediff", "TextToVideoRecipe"),
+    "pose": Command("genvideo.pose", "PoseRecipe"),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

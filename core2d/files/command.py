@@ -1,4 +1,4 @@
-"""The work behind `core2d models`."""
+"""The work behind `core2d models` and `core2d models get`."""
 
 import re
 from pathlib import Path
@@ -6,6 +6,8 @@ from typing import Any
 
 from core2d.app.program import Result
 from core2d.app.registry import visible
+from core2d.files.recipe import ModelsGetRecipe
+from core2d.files.wheels import PUBLISHED, fetch
 
 
 def models(recipe: Any) -> Result:
@@ -13,6 +15,13 @@ def models(recipe: Any) -> Result:
     from core2d.app.registry import bundled
 
     return [], {name: describe_model(folder) for name, folder in sorted(bundled().items())}
+
+
+def get_model(recipe: ModelsGetRecipe) -> Result:
+    """Fetch a published model; its files, and the licence under which it is."""
+    published = PUBLISHED[recipe.name]
+    files = fetch(recipe.name)
+    return files, {"package": published.package, "licence": published.licence, "use": published.use}
 
 
 def describe_model(folder: Path) -> dict[str, Any]:
