@@ -258,6 +258,23 @@ def test_a_map_and_a_picture_are_followed_together(place: Path, prior: Backbone,
     assert (pictures[0] != pictures[1]).any()
 
 
+def test_a_part_of_a_picture_is_drawn_anew_by_another_picture(place: Path, tiny_folder: Fold) -> None:
+    """As a head is swapped: what is masked follows the reference, all else stays to the byte."""
+    picture = np.random.default_rng(1).integers(0, 256, (16, 16, 3)).astype(np.uint8)
+    Image.fromarray(picture).save("doll.png")
+    mask = np.zeros((16, 16), np.uint8)
+    mask[2:9, 4:11] = 255
+    Image.fromarray(mask).save("head.png")
+    pictures = []
+    for scale in (0, 1):
+        more = ("--image-prompt", f"a.png@{scale}")
+        assert run(*words(tiny_folder("sd1"), *more, command=("inpaint", "doll.png", "head.png", ""))) == 0
+        pictures.append(np.array(Image.open("out.png")))
+        assert np.array_equal(pictures[-1][mask == 0], picture[mask == 0])
+    assert (pictures[0] != pictures[1]).any()
+    assert {"ip adapter", "image prompt 0", "mask"} <= json.loads(read_image_text("out.png")["inputs"]).keys()
+
+
 BAD: dict[str, tuple[tuple[object, ...], str]] = {
     "no words": (("--ip-adapter", "toybox-ip-adapter"), "a prompt is empty"),
     "nothing to hear": ((), "--ip-adapter needs a picture"),

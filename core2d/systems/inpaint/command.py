@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from core2d.adapters.options import lora_files, with_loras
+from core2d.adapters.options import image_prompt_files, lora_files, with_image_prompts, with_loras
 from core2d.app.devices import pick_device, pick_dtype
 from core2d.app.recipe import files_and_strengths
 from core2d.app.registry import resolve
@@ -44,13 +44,15 @@ def _paint(
     if recipe.num_images > 1:
         check_singles(recipe.output)
     prior = load_inpainter(recipe.model, pick_device(recipe.device), pick_dtype(recipe.dtype))
-    pipeline = Inpaint(with_loras(prior, files_and_strengths("--lora", recipe.lora)))
+    plain = Inpaint(with_loras(prior, files_and_strengths("--lora", recipe.lora)))
+    pipeline, telling = with_image_prompts(plain, recipe)
     images = draw(
         pipeline, [prompt], recipe, image=pixels, mask=mask, strength=recipe.strength, context=recipe.context,
-        feather=recipe.feather,
+        feather=recipe.feather, telling=telling,
     )  # fmt: skip
     lender = lender_of(resolve(recipe.model))
     files = {"picture": recipe.picture.expanduser(), **files, **({"prior": lender} if lender else {})}
-    outputs = write(recipe.output, images, [prompt], recipe, {**files, **lora_files(recipe.lora)})
+    files |= lora_files(recipe.lora) | image_prompt_files(recipe)
+    outputs = write(recipe.output, images, [prompt], recipe, files)
     height, width = mask.shape
     return outputs, {"images": len(images), "height": height, "width": width, "drawn": float(mask.mean())}

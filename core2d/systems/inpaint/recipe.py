@@ -11,7 +11,7 @@ import tyro
 
 from core2d.app.errors import InputError
 from core2d.app.outputs import IMAGE_SUFFIXES, check_output
-from core2d.app.recipe import DrawingRecipe, Loras, Output, check_between, check_prompt, files_and_strengths
+from core2d.app.recipe import DrawingRecipe, Loras, Output, check_between, files_and_strengths
 from core2d.app.registry import resolve
 
 LOSSY = (".jpg", ".jpeg")
@@ -64,7 +64,7 @@ class InpaintRecipe(PaintRecipe):
 
     def check(self) -> None:
         super().check()
-        check_prompt(self.prompt)
+        self.check_words(self.prompt)
         if not self.mask.expanduser().is_file():
             raise InputError(f"no mask at {self.mask}: give a picture, white where is drawn")
 
@@ -86,7 +86,7 @@ class OutpaintRecipe(PaintRecipe):
 
     def check(self) -> None:
         super().check()
-        check_prompt(self.prompt)
+        self.check_words(self.prompt)
         if not any(self.wider(1000, 1000)):
             raise InputError("nothing to draw: say how much wider, such as --left 32 or --right 25%")
 
