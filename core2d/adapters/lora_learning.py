@@ -22,9 +22,9 @@ EVERYWHERE = (  # of the blocks of a UNet
     *ATTENTION, "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2", "time_emb_proj", "conv1", "conv2", "conv_shortcut",
     "downsamplers.0.conv", "upsamplers.0.conv",
 )  # fmt: skip
-LAYERS = {"attention": ATTENTION, "all": EVERYWHERE}
+LAYERS = {"words": ("attn2.to_k", "attn2.to_v"), "attention": ATTENTION, "all": EVERYWHERE}
 
-Layers = Literal["attention", "all"]
+Layers = Literal["words", "attention", "all"]
 AnyPrior = TypeVar("AnyPrior", bound=LatentPrior)
 
 

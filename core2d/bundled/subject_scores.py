@@ -96,7 +96,7 @@ def learn_and_score(
     """
     started, learned = time.perf_counter(), subject(seed, number, PICTURES + TRUTH)
     pictures, _ = pictures_of(learned.scenes[:PICTURES], prior.image_size)
-    tuned, layers = low_rank(prior, recipe.rank, recipe.layers, recipe.seed)
+    tuned, layers = low_rank(prior, recipe.rank, recipe.layers_of(prior.world), recipe.seed)
     prompts = replace(recipe, subject=learned.called).kept(prior.world)
     told, kept = prior.encode_text([learned.called, *prompts]), drawn(prior, prompts, recipe.seed)
     task = DreamBoothTask(layers, tuned, encoded(prior, pictures), kept, told, recipe.preservation, seed=recipe.seed)

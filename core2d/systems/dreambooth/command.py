@@ -100,7 +100,7 @@ def _learn(recipe: SubjectRecipe, prior: Backbone, run: Path, resume: bool = Fal
     """Train in a run folder that `working_in` keeps, and write what was learned."""
     subject, kept = _read_latents(run)
     if isinstance(recipe, LoraTrainRecipe):
-        tuned, layers = low_rank(prior, recipe.rank, recipe.layers, recipe.seed)
+        tuned, layers = low_rank(prior, recipe.rank, recipe.layers_of(prior.world), recipe.seed)
     else:
         tuned, layers = whole_copy(prior)
     called, output = _called(recipe), recipe.output

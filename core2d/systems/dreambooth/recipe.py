@@ -23,6 +23,7 @@ from core2d.toybox import world
 from core2d.toybox.scene import still
 from core2d.training.recipe import TrainingRecipe
 
+LayersOrNone = Literal["words", "attention", "all"] | None
 NO_FOLDER = Path()
 ANEW = ("resume", "device", "json", "minutes")  # what a run that is gone on with may be told
 KEPT, KEPT_SEED = 64, world.GENERATOR_SEEDS[0]  # captions of Toybox that its models keep to
@@ -163,13 +164,19 @@ class LoraTrainRecipe(SubjectRecipe):
     """None takes 0.0001, and 0.001 for the small models of Toybox."""
     rank: int = 8
     """Of the low-rank layers."""
-    layers: Literal["attention", "all"] = "attention"
-    """Which layers they stand beside: the projections of attention, or feed-forward and convolutions too."""
+    layers: Annotated[LayersOrNone, tyro.conf.arg(metavar="{words,attention,all}")] = None
+    """Which layers they stand beside: what attention reads in words (as Custom Diffusion has it, 2212.04488), all
+    projections of attention, or feed-forward and convolutions too. None takes attention, and words for the small models
+    of Toybox, which share the rest among all that they draw."""
     style: Literal["diffusers", "peft", "kohya"] = "diffusers"
     """How the file names its layers."""
 
     example: ClassVar[str] = "-o subject.safetensors"
     rates: ClassVar[dict[str | None, float]] = {None: 1e-4, world.NAME: 1e-3}
+
+    def layers_of(self, of_world: str | None) -> Literal["words", "attention", "all"]:
+        """Those that were asked for, or else those for a model of this world (`Prior.world`)."""
+        return self.layers or ("words" if of_world == world.NAME else "attention")
 
     def check_work(self) -> None:
         super().check_work()
