@@ -1,0 +1,284 @@
+"""The mesh kernels on CPU: images in parallel, one pixel after the other, so that sums never vary."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from core2d.kernels.numba_cache import njit
+from core2d.kernels.raster.fragments import NEAR
+
+
+def barycentrics_backward(grad: Tensor, clip: Tensor, corners: Tensor, found: Tensor) -> Tensor:
+    """Gradient to clip (b, v, 4) of that to the barycentric coordinates (b, h, w, 3)."""
+    grad_clip = np.zeros(tuple(clip.shape), np.float32)
+    _barycentrics_backward(_array(grad), _array(clip), _array(corners), _array(found), grad_clip)
+    return torch.from_numpy(grad_clip)
+
+
+def slopes(clip: Tensor, corners: Tensor) -> Tensor:
+    """See `torch_twin.slopes`."""
+    out = np.zeros((*corners.shape, 2), np.float32)
+    _slopes(_array(clip), _array(corners), out)
+    return torch.from_numpy(out)
+
+
+def blend(values: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+    """See `torch_twin.blend`."""
+    out = np.zeros((len(rows), values.shape[1]), np.float32)
+    _blend(_array(values), _array(rows), _array(weights), out)
+    return torch.from_numpy(out)
+
+
+def blend_backward(
+    grad: Tensor, values: Tensor, rows: Tensor, weights: Tensor, to_values: bool, to_weights: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients to values (m, c) and to weights (n, k), as far as they are asked for."""
+    grad_values = grad_weights = None
+    if to_values:
+        found = np.zeros(tuple(values.shape), np.float32)
+        _scatter(_array(grad), _array(rows), _array(weights), found)
+        grad_values = torch.from_numpy(found)
+    if to_weights:
+        found = np.zeros(tuple(weights.shape), np.float32)
+        _weigh(_array(grad), _array(values), _array(rows), found)
+        grad_weights = torch.from_numpy(found)
+    return grad_values, grad_weights
+
+
+def antialias(image: Tensor, clip: Tensor, faces: Tensor, opposite: Tensor, face: Tensor, depth: Tensor) -> Tensor:
+    """See `torch_twin.antialias`."""
+    mixed = image.clone()
+    arrays = [_array(tensor) for tensor in (image, clip, faces, opposite, face, depth)]
+    _antialias(*arrays, _array(mixed))
+    return mixed
+
+
+def antialias_backward(
+    grad: Tensor, image: Tensor, clip: Tensor, faces: Tensor, opposite: Tensor, face: Tensor, depth: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Gradients to image (b, h, w, c) and clip (b, v, 4)."""
+    grad_image, grad_clip = grad.clone(), torch.zeros_like(clip)
+    arrays = [_array(tensor) for tensor in (grad, image, clip, faces, opposite, face, depth, grad_image, grad_clip)]
+    _antialias_backward(*arrays)
+    return grad_image, grad_clip
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    if tensor.device.type != "cpu":
+        raise ValueError(f"numba mesh kernels need tensors on the CPU; one is on {tensor.device}")
+    return tensor.numpy()
+
+
+# -- barycentric coordinates -----------------------------------------------------------------------------------
+
+
+@njit(error_model="numpy", inline="always")
+def _as_seen(vertex, row, column, half_height, half_width):
+    """A clip-space vertex in homogeneous pixels from the centre of a pixel: right, down, w."""
+    w = vertex[3]
+    right = (vertex[0] + w) * half_width - np.float32(column + 0.5) * w
+    below = (w - vertex[1]) * half_height - np.float32(row + 0.5) * w
+    return right, below, w
+
+
+@njit(error_model="numpy", inline="always")
+def _add_as_seen(grad, grad_right, grad_below, grad_w, row, column, half_height, half_width):
+    """The gradient of `_as_seen`, added to that of the vertex."""
+    grad[0] += grad_right * half_width
+    grad[1] -= grad_below * half_height
+    grad[3] += grad_w + grad_right * (half_width - np.float32(column + 0.5))
+    grad[3] += grad_below * (half_height - np.float32(row + 0.5))
+
+
+@njit(parallel=True, error_model="numpy")
+def _barycentrics_backward(grad, clip, corners, found, grad_clip):
+    images, height, width, _ = corners.shape
+    half_height, half_width = np.float32(0.5 * height), np.float32(0.5 * width)
+    for image in numba.prange(images):
+        for row in range(height):
+            for column in range(width):
+                c0, c1, c2 = corners[image, row, column]
+                if c0 < 0:
+                    continue
+                u0, v0, _ = _as_seen(clip[image, c0], row, column, half_height, half_width)
+                u1, v1, _ = _as_seen(clip[image, c1], row, column, half_height, half_width)
+                u2, v2, _ = _as_seen(clip[image, c2], row, column, half_height, half_width)
+                total = (u1 * v2 - u2 * v1) + (u2 * v0 - u0 * v2) + (u0 * v1 - u1 * v0)
+                g0, g1, g2 = grad[image, row, column]
+                b0, b1, b2 = found[image, row, column]
+                mean = g0 * b0 + g1 * b1 + g2 * b2
+                g0, g1, g2 = (g0 - mean) / total, (g1 - mean) / total, (g2 - mean) / total  # to the edge functions
+                _add_as_seen(grad_clip[image, c0], g1 * -v2 + g2 * v1, g1 * u2 - g2 * u1, np.float32(0),
+                             row, column, half_height, half_width)  # fmt: skip
+                _add_as_seen(grad_clip[image, c1], g0 * v2 - g2 * v0, g2 * u0 - g0 * u2, np.float32(0),
+                             row, column, half_height, half_width)  # fmt: skip
+                _add_as_seen(grad_clip[image, c2], g1 * v0 - g0 * v1, g0 * u1 - g1 * u0, np.float32(0),
+                             row, column, half_height, half_width)  # fmt: skip
+
+
+@njit(parallel=True, error_model="numpy")
+def _slopes(clip, corners, out):
+    images, height, width, _ = corners.shape
+    half_height, half_width = np.float32(0.5 * height), np.float32(0.5 * width)
+    for image in numba.prange(images):
+        for row in range(height):
+            for column in range(width):
+                c0, c1, c2 = corners[image, row, column]
+                if c0 < 0:
+                    continue
+                u0, v0, w0 = _as_seen(clip[image, c0], row, column, half_height, half_width)
+                u1, v1, w1 = _as_seen(clip[image, c1], row, column, half_height, half_width)
+                u2, v2, w2 = _as_seen(clip[image, c2], row, column, half_height, half_width)
+                e0, e1, e2 = u1 * v2 - u2 * v1, u2 * v0 - u0 * v2, u0 * v1 - u1 * v0
+                total = e0 + e1 + e2
+                # with a step s to the right u becomes u - s w, with one down v becomes v - s w
+                r0, r1, r2 = w2 * v1 - w1 * v2, w0 * v2 - w2 * v0, w1 * v0 - w0 * v1
+                d0, d1, d2 = u2 * w1 - u1 * w2, u0 * w2 - u2 * w0, u1 * w0 - u0 * w1
+                right, down = (r0 + r1 + r2) / total, (d0 + d1 + d2) / total
+                place = out[image, row, column]
+                place[0, 0], place[0, 1] = (r0 - e0 * right) / total, (d0 - e0 * down) / total
+                place[1, 0], place[1, 1] = (r1 - e1 * right) / total, (d1 - e1 * down) / total
+                place[2, 0], place[2, 1] = (r2 - e2 * right) / total, (d2 - e2 * down) / total
+
+
+# -- blending --------------------------------------------------------------------------------------------------
+
+
+@njit(parallel=True, error_model="numpy")
+def _blend(values, rows, weights, out):
+    for i in numba.prange(len(rows)):
+        for k in range(rows.shape[1]):
+            row, weight = rows[i, k], weights[i, k]
+            if row >= 0:
+                for c in range(values.shape[1]):
+                    out[i, c] += weight * values[row, c]
+
+
+@njit(error_model="numpy")
+def _scatter(grad, rows, weights, grad_values):
+    for i in range(len(rows)):
+        for k in range(rows.shape[1]):
+            row, weight = rows[i, k], weights[i, k]
+            if row >= 0:
+                for c in range(grad.shape[1]):
+                    grad_values[row, c] += weight * grad[i, c]
+
+
+@njit(parallel=True, error_model="numpy")
+def _weigh(grad, values, rows, grad_weights):
+    for i in numba.prange(len(rows)):
+        for k in range(rows.shape[1]):
+            row = rows[i, k]
+            if row >= 0:
+                total = np.float32(0)
+                for c in range(grad.shape[1]):
+                    total += grad[i, c] * values[row, c]
+                grad_weights[i, k] = total
+
+
+# -- silhouettes -----------------------------------------------------------------------------------------------
+
+
+@njit(error_model="numpy")
+def _silhouette(clip, faces, opposite, f, row, column, toward, down, half_height, half_width):
+    """The first edge of triangle f at which the surface ends on the way from a pixel's centre to its neighbour's:
+    its ends i and j, their (along, across, w), where it is crossed in pixels, and what the edge function loses with a
+    step. -1 for i if there is none."""
+    nothing = np.float32(0)
+    for k in range(3):
+        i, j, third, other = faces[f, (k + 1) % 3], faces[f, (k + 2) % 3], faces[f, k], opposite[f, k]
+        ui, vi, wi = _as_seen(clip[i], row, column, half_height, half_width)
+        uj, vj, wj = _as_seen(clip[j], row, column, half_height, half_width)
+        pi, qi, pj, qj = (vi, ui, vj, uj) if down else (ui, vi, uj, vj)
+        if (qi < 0) == (qj < 0) or wi <= NEAR or wj <= NEAR:
+            continue
+        loss = toward * (wi * qj - wj * qi)
+        if loss == 0:
+            continue
+        t = (pi * qj - pj * qi) / loss
+        if t < 0 or t > 1:
+            continue
+        if other >= 0:  # the surface goes on behind the edge, unless it turns back
+            line_u, line_v, line_w = vi * wj - wi * vj, wi * uj - ui * wj, ui * vj - vi * uj
+            u, v, w = _as_seen(clip[third], row, column, half_height, half_width)
+            here = line_u * u + line_v * v + line_w * w
+            u, v, w = _as_seen(clip[other], row, column, half_height, half_width)
+            if not here * (line_u * u + line_v * v + line_w * w) > 0:
+                continue
+        return i, j, pi, qi, wi, pj, qj, wj, t, loss
+    return -1, -1, nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing
+
+
+@njit(error_model="numpy", inline="always")
+def _front(face, depth, row, column, down):
+    """Of a pixel and its neighbour: the one in front, the one behind, and the direction from one to the other."""
+    if depth[row, column] <= depth[row + down, column + 1 - down]:
+        return row, column, row + down, column + 1 - down, np.float32(1)
+    return row + down, column + 1 - down, row, column, np.float32(-1)
+
+
+@njit(parallel=True, error_model="numpy")
+def _antialias(image, clip, faces, opposite, face, depth, mixed):
+    images, height, width, channels = image.shape
+    half_height, half_width = np.float32(0.5 * height), np.float32(0.5 * width)
+    for b in numba.prange(images):
+        for down in range(2):
+            for y in range(height - down):
+                for x in range(width - 1 + down):
+                    if face[b, y, x] == face[b, y + down, x + 1 - down]:
+                        continue
+                    row, column, back_row, back_column, toward = _front(face[b], depth[b], y, x, down)
+                    edge = _silhouette(clip[b], faces, opposite, face[b, row, column], row, column, toward, down,
+                                       half_height, half_width)  # fmt: skip
+                    if edge[0] < 0:
+                        continue
+                    shift = np.float32(0.5) - edge[8]  # of the crossing from the border between the two pixels
+                    if shift > 0:  # what is in front does not fill its pixel
+                        target_row, target_column = row, column
+                    else:
+                        target_row, target_column = back_row, back_column
+                    for c in range(channels):
+                        step = shift * (image[b, back_row, back_column, c] - image[b, row, column, c])
+                        mixed[b, target_row, target_column, c] += step
+
+
+@njit(parallel=True, error_model="numpy")
+def _antialias_backward(grad, image, clip, faces, opposite, face, depth, grad_image, grad_clip):
+    images, height, width, channels = image.shape
+    half_height, half_width = np.float32(0.5 * height), np.float32(0.5 * width)
+    for b in numba.prange(images):
+        for down in range(2):
+            for y in range(height - down):
+                for x in range(width - 1 + down):
+                    if face[b, y, x] == face[b, y + down, x + 1 - down]:
+                        continue
+                    row, column, back_row, back_column, toward = _front(face[b], depth[b], y, x, down)
+                    i, j, pi, qi, wi, pj, qj, wj, t, loss = _silhouette(
+                        clip[b], faces, opposite, face[b, row, column], row, column, toward, down,
+                        half_height, half_width)  # fmt: skip
+                    if i < 0:
+                        continue
+                    shift = np.float32(0.5) - t
+                    if shift > 0:
+                        target_row, target_column = row, column
+                    else:
+                        target_row, target_column = back_row, back_column
+                    gain = np.float32(0)
+                    for c in range(channels):
+                        g = grad[b, target_row, target_column, c]
+                        gain += g * (image[b, back_row, back_column, c] - image[b, row, column, c])
+                        grad_image[b, back_row, back_column, c] += shift * g
+                        grad_image[b, row, column, c] -= shift * g
+                    # t = (pi qj - pj qi) / loss, loss = toward (wi qj - wj qi), and shift = 1/2 - t
+                    to_top, to_loss = -gain / loss, gain * t / loss * toward
+                    gpi, gqi, gwi = to_top * qj, -to_top * pj - to_loss * wj, to_loss * qj
+                    gpj, gqj, gwj = -to_top * qi, to_top * pi + to_loss * wi, -to_loss * qi
+                    if down:
+                        _add_as_seen(grad_clip[b, i], gqi, gpi, gwi, row, column, half_height, half_width)
+                        _add_as_seen(grad_clip[b, j], gqj, gpj, gwj, row, column, half_height, half_width)
+                    else:
+                        _add_as_seen(grad_clip[b, i], gpi, gqi, gwi, row, column, half_height, half_width)
+                        _add_as_seen(grad_clip[b, j], gpj, gqj, gwj, row, column, half_height, half_width)

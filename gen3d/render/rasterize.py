@@ -1,0 +1,242 @@
+"""A differentiable rasteriser: from the vertices of a mesh to pictures, and from pictures back to vertices.
+
+    clip = to_clip(vertices, cameras)                                  # (b, v, 4)
+    visible = rasterize(clip, faces, 256)                              # which triangle, and where on it
+    uv = interpolate(uv_of_vertices, visible)                          # (b, h, w, 2)
+    color = sample(texture, uv, footprint(uv_of_vertices, visible))    # (b, h, w, 3)
+    picture = antialias(torch.where(visible.mask[..., None], color, background), visible)
+
+The four steps are those of Laine et al. 2020, "Modular Primitives for High-Performance Differentiable Rendering"
+(2011.03277), written from the paper. Colours have gradients to attributes and textures, and inside of triangles to
+vertices, through the barycentric coordinates. That a silhouette moves shows in `antialias` alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d, pad
+
+from core2d.kernels import raster
+from core2d.prior.cameras import Cameras
+from gen3d.kernels import mesh_raster
+from gen3d.kernels.mesh_raster import opposite_corners
+
+
+@dataclass(frozen=True)
+class Visible:
+    """What the pixels of b pictures of one mesh see; row 0 is the top.
+
+    Attributes:
+        clip: (b, v, 4) the vertices that were drawn.
+        faces: (f, 3) int32.
+        face: (b, h, w) int32 row of `faces`, -1 where nothing is seen.
+        barycentric: (b, h, w, 3) perspective-correct, 0 where nothing is seen; differentiable in `clip`.
+        depth: (b, h, w) metres along the view axis, inf where nothing is seen; without gradient. With one it is
+            `interpolate(clip[..., 3:], visible)`.
+        backend: of what is done with it.
+    """
+
+    clip: Tensor
+    faces: Tensor
+    face: Tensor
+    barycentric: Tensor
+    depth: Tensor
+    backend: str
+
+    @property
+    def mask(self) -> Tensor:
+        """(b, h, w) bool: True where a triangle is seen."""
+        return self.face >= 0
+
+    @cached_property
+    def corners(self) -> Tensor:
+        """(b, h, w, 3) int32: the vertices of the triangle that is seen, -1 where none is."""
+        return _corners(self.face, self.faces)
+
+
+def to_clip(vertices: Tensor, cameras: Cameras, aspect: float = 1.0) -> Tensor:
+    """(b, v, 4) clip-space positions of vertices (v, 3) in metres, for b cameras; `aspect` is width over height."""
+    return pad(vertices, (0, 1), value=1.0) @ cameras.world_to_clip(aspect=aspect).to(vertices).mT
+
+
+def rasterize(clip: Tensor, faces: Tensor, size: int | tuple[int, int], backend: str = "auto") -> Visible:
+    """Find what each pixel sees of a mesh (paper, section 3.2).
+
+    Args:
+        clip: (b, v, 4) clip-space vertices, one set a picture: w is the distance along the view axis, x/w and y/w lie
+            in [-1, 1] inside the picture, y up.
+        faces: (f, 3) rows of the vertices. For silhouettes, triangles that touch must share vertices.
+        size: pixels of a side, or (height, width).
+        backend: "torch", "numba", "triton", or "auto": Triton on CUDA, Numba on the CPU, torch for float64.
+
+    Raises:
+        ValueError: a shape does not fit, or the backend is unknown.
+    """
+    if clip.ndim != 3 or clip.shape[2] != 4 or faces.ndim != 2 or faces.shape[1] != 3:
+        raise ValueError(f"rasterize needs clip (b, v, 4) and faces (f, 3); got {tuple(clip.shape)}, {tuple(faces.shape)}")
+    height, width = (size, size) if isinstance(size, int) else size
+    images, vertices = clip.shape[:2]
+    faces = faces.int()
+    each = torch.arange(images, device=faces.device, dtype=torch.int32)  # (b,)
+    packed = (faces + each[:, None, None] * vertices).flatten(0, 1)  # (b f, 3): every picture has vertices of its own
+    offsets = torch.arange(images + 1, device=faces.device, dtype=torch.int32) * len(faces)
+    found = raster.rasterize(clip.detach().reshape(-1, 4), packed, offsets, height, width, backend)
+    face = torch.where(found.mask, found.face - each[:, None, None] * len(faces), -1)  # (b, h, w)
+    corners = _corners(face, faces)
+    barycentric = mesh_raster.barycentrics(clip, corners, found.barycentric, backend)
+    visible = Visible(clip, faces, face, barycentric, found.depth, backend)
+    visible.__dict__["corners"] = corners
+    return visible
+
+
+def interpolate(attributes: Tensor, visible: Visible, faces: Tensor | None = None) -> Tensor:
+    """Blend what the vertices carry over the triangles that are seen (section 3.3).
+
+    Args:
+        attributes: (v, c), or (b, v, c) if each picture has its own.
+        visible: of `rasterize`.
+        faces: (f, 3) rows of the attributes, where they are split otherwise than the vertices: along seams of UV.
+
+    Returns:
+        (b, h, w, c), 0 where nothing is seen; differentiable in the attributes and in the vertices.
+    """
+    rows, table = _rows(attributes, visible, faces)
+    blended = mesh_raster.blend(table, rows, visible.barycentric.flatten(0, 2).to(table), visible.backend)
+    return blended.unflatten(0, visible.face.shape)
+
+
+@torch.no_grad()
+def footprint(attributes: Tensor, visible: Visible, faces: Tensor | None = None) -> Tensor:
+    """How fast interpolated attributes change with a pixel to the right, and with one down; without gradient.
+
+    Args: as of `interpolate`.
+
+    Returns:
+        (b, h, w, c, 2).
+    """
+    rows, table = _rows(attributes.detach(), visible, faces)
+    slopes = mesh_raster.slopes(visible.clip, visible.corners, visible.backend).flatten(0, 2).to(table)  # (n, 3, 2)
+    columns = [mesh_raster.blend(table, rows, slope.contiguous(), visible.backend) for slope in slopes.unbind(2)]
+    return torch.stack(columns, -1).unflatten(0, visible.face.shape)
+
+
+def sample(texture: Tensor, uv: Tensor, uv_footprint: Tensor | None = None, backend: str = "auto") -> Tensor:
+    """Look a texture up, blended over about the area of a pixel (section 3.4).
+
+    Levels of a pyramid, each of half the size, are blended by the longer axis of a pixel's ellipse in the texture, and
+    each is looked up bilinearly. The border texels go on for ever.
+
+    Args:
+        texture: (h, w, c), row 0 at the top.
+        uv: (..., 2) from the top left corner, 1 at the bottom right.
+        uv_footprint: (..., 2, 2) of `footprint`; without it the texture itself is looked up, however small it appears.
+        backend: as of `rasterize`.
+
+    Returns:
+        (..., c), differentiable in the texture and, but for the choice of levels, in uv.
+    """
+    if texture.ndim != 3 or uv.shape[-1] != 2 or (uv_footprint is not None and uv_footprint.shape != (*uv.shape, 2)):
+        shapes = f"{tuple(texture.shape)}, {tuple(uv.shape)}" + (f", {tuple(uv_footprint.shape)}" if uv_footprint is not None else "")
+        raise ValueError(f"sample needs texture (h, w, c), uv (..., 2), uv_footprint (..., 2, 2) or None; got {shapes}")
+    levels = [texture] if uv_footprint is None else pyramid(texture)
+    table = torch.cat([level.flatten(0, 1) for level in levels])  # (m, c)
+    points = uv.reshape(-1, 2)  # (n, 2)
+    if uv_footprint is None:
+        rows, weights = _bilinear(points, torch.zeros_like(points[:, 0], dtype=torch.long), levels)  # (n, 4) each
+    else:
+        level = level_of_detail(uv_footprint.reshape(-1, 2, 2), texture.shape[:2]).clamp(0, len(levels) - 1)  # (n,)
+        finer = level.long().clamp(max=max(0, len(levels) - 2))  # (n,)
+        coarser = (finer + 1).clamp(max=len(levels) - 1)  # (n,)
+        part = (level - finer)[:, None]  # (n, 1) of the coarser one
+        fine_rows, fine = _bilinear(points, finer, levels)
+        coarse_rows, coarse = _bilinear(points, coarser, levels)
+        rows = torch.cat([fine_rows, coarse_rows], 1)  # (n, 8)
+        weights = torch.cat([(1 - part) * fine, part * coarse], 1)  # (n, 8)
+    return mesh_raster.blend(table, rows, weights.to(table), backend).unflatten(0, uv.shape[:-1])
+
+
+def antialias(image: Tensor, visible: Visible) -> Tensor:
+    """Mix pixels along silhouettes by how much of them the surface in front covers (section 3.5).
+
+    Where two neighbours see different triangles, and the surface of the nearer one ends between their centres, the one
+    that the edge is farther into takes part of the other's colour. This is the only step through which a picture has
+    a gradient to where silhouettes are. As in the paper, the edge is looked for in the triangle that is seen: one
+    that is smaller than a pixel may hide it.
+
+    Args:
+        image: (b, h, w, c), background included.
+        visible: of `rasterize`.
+
+    Returns:
+        (b, h, w, c), differentiable in the image and in the vertices.
+    """
+    if image.ndim != 4 or image.shape[:3] != visible.face.shape:
+        raise ValueError(f"antialias needs an image {tuple(visible.face.shape)} of c numbers; got {tuple(image.shape)}")
+    return mesh_raster.antialias(
+        image, visible.clip, visible.faces, opposite_corners(visible.faces), visible.face, visible.depth, visible.backend
+    )
+
+
+def pyramid(texture: Tensor) -> list[Tensor]:
+    """A texture (h, w, c) and its means over blocks of two by two, again and again down to one texel."""
+    levels = [texture]
+    while max(size := levels[-1].shape[:2]) > 1:
+        half = [max(1, side // 2) for side in size]
+        levels.append(adaptive_avg_pool2d(levels[-1].movedim(-1, 0), half).movedim(0, -1))
+    return levels
+
+
+@torch.no_grad()
+def level_of_detail(uv_footprint: Tensor, size: tuple[int, ...]) -> Tensor:
+    """(n,) log2 of the longer axis, in texels, of the ellipse that a pixel is in a texture of (height, width).
+
+    Args:
+        uv_footprint: (n, 2, 2) of (u, v) by (right, down).
+    """
+    height, width = size[:2]
+    texels = uv_footprint * uv_footprint.new_tensor([width, height])[:, None]  # (n, 2, 2)
+    (a, b), (c, d) = (row.unbind(1) for row in texels.unbind(1))  # (n,) each
+    squares, product = (a * a + b * b + c * c + d * d) / 2, (a * d - b * c).square()
+    longest = squares + (squares.square() - product).clamp(min=0).sqrt()  # (n,) its square: the larger eigenvalue
+    return longest.clamp(min=1e-20).log2() / 2
+
+
+def _bilinear(points: Tensor, level: Tensor, levels: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Rows (n, 4) int32 in the levels one after the other, and weights (n, 4), of the texels around points (n, 2)."""
+    sizes = points.new_tensor([[texture.shape[1], texture.shape[0]] for texture in levels])  # (l, 2) width, height
+    starts = pad(sizes.prod(1).long().cumsum(0), (1, 0))  # (l + 1,)
+    size = sizes[level]  # (n, 2)
+    place = points * size - 0.5  # (n, 2) from the first texel's centre
+    low = place.detach().floor()  # (n, 2)
+    x, y = (place - low).unbind(1)  # (n,) each
+    left, right = low[:, 0].clamp(min=0), low[:, 0] + 1
+    top, bottom = low[:, 1].clamp(min=0), low[:, 1] + 1
+    last = size - 1
+    columns = [torch.minimum(column.clamp(min=0), last[:, 0]) for column in (left, right)]
+    lines = [torch.minimum(line.clamp(min=0), last[:, 1]) * size[:, 0] for line in (top, bottom)]
+    rows = torch.stack([line + column for line in lines for column in columns], 1)  # (n, 4)
+    weights = torch.stack([(1 - y) * (1 - x), (1 - y) * x, y * (1 - x), y * x], 1)  # (n, 4)
+    return (rows.long() + starts[level][:, None]).int(), weights
+
+
+def _rows(attributes: Tensor, visible: Visible, faces: Tensor | None) -> tuple[Tensor, Tensor]:
+    """For each pixel the three rows (b h w, 3) of a table (m, c) of the attributes of all pictures."""
+    images = len(visible.face)
+    if attributes.ndim not in (2, 3) or (attributes.ndim == 3 and len(attributes) != images):
+        raise ValueError(f"attributes of {images} pictures are (v, c) or ({images}, v, c), not {tuple(attributes.shape)}")
+    corners = visible.corners if faces is None else _corners(visible.face, faces.int())
+    if attributes.ndim == 3:
+        each = torch.arange(images, device=corners.device, dtype=torch.int32) * attributes.shape[1]
+        corners = torch.where(corners < 0, -1, corners + each[:, None, None, None])
+        attributes = attributes.flatten(0, 1)
+    return corners.flatten(0, 2), attributes
+
+
+def _corners(face: Tensor, faces: Tensor) -> Tensor:
+    """(b, h, w, 3) int32 rows of `faces`, -1 where `face` (b, h, w) is -1."""
+    with_none = pad(faces, (0, 0, 0, 1), value=-1)  # (f + 1, 3): -1 is the last row
+    return with_none[face.long()]
