@@ -23,7 +23,6 @@ from torch.nn.functional import adaptive_avg_pool2d, pad
 from core2d.kernels import raster
 from core2d.prior.cameras import Cameras
 from gen3d.kernels import mesh_raster
-from gen3d.kernels.mesh_raster import opposite_corners
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,8 @@ def rasterize(clip: Tensor, faces: Tensor, size: int | tuple[int, int], backend:
         ValueError: a shape does not fit, or the backend is unknown.
     """
     if clip.ndim != 3 or clip.shape[2] != 4 or faces.ndim != 2 or faces.shape[1] != 3:
-        raise ValueError(f"rasterize needs clip (b, v, 4) and faces (f, 3); got {tuple(clip.shape)}, {tuple(faces.shape)}")
+        shapes = f"{tuple(clip.shape)} and {tuple(faces.shape)}"
+        raise ValueError(f"rasterize needs clip (b, v, 4) and faces (f, 3); got {shapes}")
     height, width = (size, size) if isinstance(size, int) else size
     images, vertices = clip.shape[:2]
     faces = faces.int()
@@ -140,23 +140,17 @@ def sample(texture: Tensor, uv: Tensor, uv_footprint: Tensor | None = None, back
         (..., c), differentiable in the texture and, but for the choice of levels, in uv.
     """
     if texture.ndim != 3 or uv.shape[-1] != 2 or (uv_footprint is not None and uv_footprint.shape != (*uv.shape, 2)):
-        shapes = f"{tuple(texture.shape)}, {tuple(uv.shape)}" + (f", {tuple(uv_footprint.shape)}" if uv_footprint is not None else "")
-        raise ValueError(f"sample needs texture (h, w, c), uv (..., 2), uv_footprint (..., 2, 2) or None; got {shapes}")
+        shapes = [None if given is None else tuple(given.shape) for given in (texture, uv, uv_footprint)]
+        raise ValueError(f"sample needs texture (h, w, c), uv (..., 2), uv_footprint (..., 2, 2); got {shapes}")
     levels = [texture] if uv_footprint is None else pyramid(texture)
+    sizes = torch.tensor([level.shape[1::-1] for level in levels], dtype=torch.int32)  # (l, 2) width, height
+    starts = sizes.prod(1, dtype=torch.int32).cumsum(0, dtype=torch.int32).roll(1)  # (l,)
+    starts[0] = 0
     table = torch.cat([level.flatten(0, 1) for level in levels])  # (m, c)
     points = uv.reshape(-1, 2)  # (n, 2)
-    if uv_footprint is None:
-        rows, weights = _bilinear(points, torch.zeros_like(points[:, 0], dtype=torch.long), levels)  # (n, 4) each
-    else:
-        level = level_of_detail(uv_footprint.reshape(-1, 2, 2), texture.shape[:2]).clamp(0, len(levels) - 1)  # (n,)
-        finer = level.long().clamp(max=max(0, len(levels) - 2))  # (n,)
-        coarser = (finer + 1).clamp(max=len(levels) - 1)  # (n,)
-        part = (level - finer)[:, None]  # (n, 1) of the coarser one
-        fine_rows, fine = _bilinear(points, finer, levels)
-        coarse_rows, coarse = _bilinear(points, coarser, levels)
-        rows = torch.cat([fine_rows, coarse_rows], 1)  # (n, 8)
-        weights = torch.cat([(1 - part) * fine, part * coarse], 1)  # (n, 8)
-    return mesh_raster.blend(table, rows, weights.to(table), backend).unflatten(0, uv.shape[:-1])
+    pixel = points.new_zeros(len(points), 2, 2) if uv_footprint is None else uv_footprint.reshape(-1, 2, 2)
+    layout = torch.cat([sizes, starts[:, None]], 1).to(table.device)  # (l, 3)
+    return mesh_raster.look_up(table, layout, points, pixel, backend).unflatten(0, uv.shape[:-1])
 
 
 def antialias(image: Tensor, visible: Visible) -> Tensor:
@@ -176,9 +170,9 @@ def antialias(image: Tensor, visible: Visible) -> Tensor:
     """
     if image.ndim != 4 or image.shape[:3] != visible.face.shape:
         raise ValueError(f"antialias needs an image {tuple(visible.face.shape)} of c numbers; got {tuple(image.shape)}")
-    return mesh_raster.antialias(
-        image, visible.clip, visible.faces, opposite_corners(visible.faces), visible.face, visible.depth, visible.backend
-    )
+    opposite = mesh_raster.opposite_corners(visible.faces, visible.backend)
+    seen = visible.face, visible.depth
+    return mesh_raster.antialias(image, visible.clip, visible.faces, opposite, *seen, visible.backend)
 
 
 def pyramid(texture: Tensor) -> list[Tensor]:
@@ -190,44 +184,12 @@ def pyramid(texture: Tensor) -> list[Tensor]:
     return levels
 
 
-@torch.no_grad()
-def level_of_detail(uv_footprint: Tensor, size: tuple[int, ...]) -> Tensor:
-    """(n,) log2 of the longer axis, in texels, of the ellipse that a pixel is in a texture of (height, width).
-
-    Args:
-        uv_footprint: (n, 2, 2) of (u, v) by (right, down).
-    """
-    height, width = size[:2]
-    texels = uv_footprint * uv_footprint.new_tensor([width, height])[:, None]  # (n, 2, 2)
-    (a, b), (c, d) = (row.unbind(1) for row in texels.unbind(1))  # (n,) each
-    squares, product = (a * a + b * b + c * c + d * d) / 2, (a * d - b * c).square()
-    longest = squares + (squares.square() - product).clamp(min=0).sqrt()  # (n,) its square: the larger eigenvalue
-    return longest.clamp(min=1e-20).log2() / 2
-
-
-def _bilinear(points: Tensor, level: Tensor, levels: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Rows (n, 4) int32 in the levels one after the other, and weights (n, 4), of the texels around points (n, 2)."""
-    sizes = points.new_tensor([[texture.shape[1], texture.shape[0]] for texture in levels])  # (l, 2) width, height
-    starts = pad(sizes.prod(1).long().cumsum(0), (1, 0))  # (l + 1,)
-    size = sizes[level]  # (n, 2)
-    place = points * size - 0.5  # (n, 2) from the first texel's centre
-    low = place.detach().floor()  # (n, 2)
-    x, y = (place - low).unbind(1)  # (n,) each
-    left, right = low[:, 0].clamp(min=0), low[:, 0] + 1
-    top, bottom = low[:, 1].clamp(min=0), low[:, 1] + 1
-    last = size - 1
-    columns = [torch.minimum(column.clamp(min=0), last[:, 0]) for column in (left, right)]
-    lines = [torch.minimum(line.clamp(min=0), last[:, 1]) * size[:, 0] for line in (top, bottom)]
-    rows = torch.stack([line + column for line in lines for column in columns], 1)  # (n, 4)
-    weights = torch.stack([(1 - y) * (1 - x), (1 - y) * x, y * (1 - x), y * x], 1)  # (n, 4)
-    return (rows.long() + starts[level][:, None]).int(), weights
-
-
 def _rows(attributes: Tensor, visible: Visible, faces: Tensor | None) -> tuple[Tensor, Tensor]:
     """For each pixel the three rows (b h w, 3) of a table (m, c) of the attributes of all pictures."""
     images = len(visible.face)
     if attributes.ndim not in (2, 3) or (attributes.ndim == 3 and len(attributes) != images):
-        raise ValueError(f"attributes of {images} pictures are (v, c) or ({images}, v, c), not {tuple(attributes.shape)}")
+        shape = tuple(attributes.shape)
+        raise ValueError(f"attributes of {images} pictures are (v, c) or ({images}, v, c), not {shape}")
     corners = visible.corners if faces is None else _corners(visible.face, faces.int())
     if attributes.ndim == 3:
         each = torch.arange(images, device=corners.device, dtype=torch.int32) * attributes.shape[1]

@@ -1,7 +1,8 @@
-"""What makes a rasterised mesh differentiable: barycentric coordinates, blending by them, and smooth silhouettes.
+"""What makes a rasterised mesh differentiable: barycentric coordinates, blending by them, textures, and smooth
+silhouettes.
 
-Which triangle a pixel sees is found by `core2d.kernels.raster` and has no gradient. The three operations here take that
-as given, and have one (Laine et al. 2020, "Modular Primitives for High-Performance Differentiable Rendering",
+Which triangle a pixel sees is found by `core2d.kernels.raster` and has no gradient. The operations here take that as
+given, and have one (Laine et al. 2020, "Modular Primitives for High-Performance Differentiable Rendering",
 2011.03277; written from the paper).
 
 Backends: torch (any device, float64), Numba (CPU), Triton (CUDA).
@@ -18,7 +19,6 @@ from torch.autograd.function import once_differentiable
 
 from core2d.kernels.dispatch import pick
 from gen3d.kernels.mesh_raster import torch_twin
-from gen3d.kernels.mesh_raster.adjacency import opposite_corners as opposite_corners
 
 BACKENDS = ("torch", "numba", "triton")
 
@@ -55,7 +55,7 @@ def slopes(clip: Tensor, corners: Tensor, backend: str = "auto") -> Tensor:
 
 
 def blend(values: Tensor, rows: Tensor, weights: Tensor, backend: str = "auto") -> Tensor:
-    """Weighted sums of rows of a table: vertices over a triangle (section 3.3), texels around a point (section 3.4).
+    """Weighted sums of rows of a table: vertices over a triangle (section 3.3).
 
     Args:
         values: (m, c) the table.
@@ -73,6 +73,27 @@ def blend(values: Tensor, rows: Tensor, weights: Tensor, backend: str = "auto") 
     if kernel is None:
         return torch_twin.blend(values, rows, weights)
     return _Blend.apply(values.contiguous(), rows.contiguous(), weights.contiguous(), kernel)  # type: ignore[no-any-return]
+
+
+def look_up(table: Tensor, levels: Tensor, uv: Tensor, footprint: Tensor, backend: str = "auto") -> Tensor:
+    """Texels of a pyramid around points, blended over about the area of a pixel (section 3.4).
+
+    Args:
+        table: (m, c) texels of all levels, one level after the other, row after row.
+        levels: (l, 3) int32 width, height and first row in the table of each level.
+        uv: (n, 2) from the top left corner, 1 at the bottom right; the border texels go on for ever.
+        footprint: (n, 2, 2) what (u, v) change with a pixel to the right, and with one down.
+        backend: as of `barycentrics`.
+
+    Returns:
+        (n, c), differentiable in the table and, but for the choice of levels, in uv.
+    """
+    kernel = _kernel(backend, table)
+    if kernel is None:
+        return torch_twin.look_up(table, levels, uv, footprint)
+    return _LookUp.apply(  # type: ignore[no-any-return]
+        table.contiguous(), levels.contiguous(), uv.to(table).contiguous(), footprint.to(table).contiguous(), kernel
+    )
 
 
 def antialias(
@@ -98,6 +119,25 @@ def antialias(
     return _Antialias.apply(  # type: ignore[no-any-return]
         image.contiguous(), clip.contiguous(), faces, opposite, face, depth, kernel
     )
+
+
+@torch.no_grad()
+def opposite_corners(faces: Tensor, backend: str = "auto") -> Tensor:
+    """Across each edge of each triangle, the corner of the triangle on the other side.
+
+    Args:
+        faces: (f, 3) int32 rows of vertices.
+        backend: "numba", "torch" or "auto"; "triton" has the twin do it.
+
+    Returns:
+        (f, 3) int32: for the edge opposite to a corner, that corner's counterpart, or -1 where no triangle is there, or
+        more than one.
+    """
+    if pick(backend, BACKENDS, faces) == "numba":
+        from gen3d.kernels.mesh_raster import numba_kernel
+
+        return numba_kernel.opposite_corners(faces.contiguous())
+    return torch_twin.opposite_corners(faces)
 
 
 def _kernel(backend: str, tensor: Tensor) -> ModuleType | None:
@@ -142,6 +182,21 @@ class _Blend(torch.autograd.Function):
         to_values, _, to_weights, _ = ctx.needs_input_grad
         grads = ctx.kernel.blend_backward(grad.contiguous(), values, rows, weights, to_values, to_weights)
         return grads[0], None, grads[1], None
+
+
+class _LookUp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, levels: Tensor, uv: Tensor, footprint: Tensor, kernel: ModuleType) -> Tensor:
+        ctx.save_for_backward(table, levels, uv, footprint)
+        ctx.kernel = kernel
+        return kernel.look_up(table.detach(), levels, uv.detach(), footprint.detach())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, Tensor | None, None, None]:
+        saved = (tensor.detach() for tensor in ctx.saved_tensors)
+        grad_table, grad_uv = ctx.kernel.look_up_backward(grad.contiguous(), *saved)
+        return grad_table, None, grad_uv, None, None
 
 
 class _Antialias(torch.autograd.Function):

@@ -48,6 +48,30 @@ def blend_backward(
     return grad_values, grad_weights
 
 
+def look_up(table: Tensor, levels: Tensor, uv: Tensor, footprint: Tensor) -> Tensor:
+    """See `torch_twin.look_up`."""
+    out = np.zeros((len(uv), table.shape[1]), np.float32)
+    _look_up(_array(table), _array(levels), _array(uv), _array(footprint), out)
+    return torch.from_numpy(out)
+
+
+def look_up_backward(
+    grad: Tensor, table: Tensor, levels: Tensor, uv: Tensor, footprint: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Gradients to table (m, c) and uv (n, 2)."""
+    grad_table, grad_uv = torch.zeros_like(table), torch.zeros_like(uv)
+    _look_up_backward(*(_array(tensor) for tensor in (grad, table, levels, uv, footprint, grad_table, grad_uv)))
+    return grad_table, grad_uv
+
+
+def opposite_corners(faces: Tensor) -> Tensor:
+    """See `torch_twin.opposite_corners`."""
+    other = np.full(tuple(faces.shape), -1, np.int32)
+    if len(faces):
+        _opposite_corners(_array(faces), int(faces.max()) + 1, other)
+    return torch.from_numpy(other)
+
+
 def antialias(image: Tensor, clip: Tensor, faces: Tensor, opposite: Tensor, face: Tensor, depth: Tensor) -> Tensor:
     """See `torch_twin.antialias`."""
     mixed = image.clone()
@@ -179,6 +203,78 @@ def _weigh(grad, values, rows, grad_weights):
                 grad_weights[i, k] = total
 
 
+# -- textures --------------------------------------------------------------------------------------------------
+
+
+@njit(error_model="numpy", inline="always")
+def _levels(levels, footprint):
+    """The finer and the coarser level for a pixel, and the part of the coarser one."""
+    width, height = np.float32(levels[0, 0]), np.float32(levels[0, 1])
+    a, b, c, d = footprint[0, 0] * width, footprint[0, 1] * width, footprint[1, 0] * height, footprint[1, 1] * height
+    half, area = (a * a + b * b + c * c + d * d) * np.float32(0.5), a * d - b * c
+    longest = half + np.sqrt(max(half * half - area * area, np.float32(0)))
+    last = len(levels) - 1
+    level = np.log2(max(longest, np.float32(1e-20))) * np.float32(0.5)
+    level = min(max(level, np.float32(0)), np.float32(last))
+    finer = min(int(level), max(0, last - 1))
+    return finer, min(finer + 1, last), level - np.float32(finer)
+
+
+@njit(error_model="numpy", inline="always")
+def _around(level, u, v):
+    """The four rows of the table around a point, and where it lies between them."""
+    width, height, start = level[0], level[1], level[2]
+    x, y = u * np.float32(width) - np.float32(0.5), v * np.float32(height) - np.float32(0.5)
+    low_x, low_y = np.floor(x), np.floor(y)
+    left = int(min(max(low_x, np.float32(0)), np.float32(width - 1)))
+    right = int(min(max(low_x + np.float32(1), np.float32(0)), np.float32(width - 1)))
+    top = int(min(max(low_y, np.float32(0)), np.float32(height - 1)))
+    bottom = int(min(max(low_y + np.float32(1), np.float32(0)), np.float32(height - 1)))
+    top, bottom = start + top * width, start + bottom * width
+    return top + left, top + right, bottom + left, bottom + right, x - low_x, y - low_y
+
+
+@njit(parallel=True, error_model="numpy")
+def _look_up(table, levels, uv, footprint, out):
+    one = np.float32(1)
+    for n in numba.prange(len(uv)):
+        finer, coarser, part = _levels(levels, footprint[n])
+        for which in range(2):
+            share = part if which else one - part
+            if share == 0:
+                continue
+            r0, r1, r2, r3, x, y = _around(levels[coarser if which else finer], uv[n, 0], uv[n, 1])
+            for c in range(table.shape[1]):
+                above = (one - x) * table[r0, c] + x * table[r1, c]
+                below = (one - x) * table[r2, c] + x * table[r3, c]
+                out[n, c] += share * ((one - y) * above + y * below)
+
+
+@njit(error_model="numpy")
+def _look_up_backward(grad, table, levels, uv, footprint, grad_table, grad_uv):
+    one = np.float32(1)
+    for n in range(len(uv)):
+        finer, coarser, part = _levels(levels, footprint[n])
+        for which in range(2):
+            share = part if which else one - part
+            if share == 0:
+                continue
+            level = levels[coarser if which else finer]
+            r0, r1, r2, r3, x, y = _around(level, uv[n, 0], uv[n, 1])
+            to_x, to_y = np.float32(0), np.float32(0)
+            for c in range(table.shape[1]):
+                g = share * grad[n, c]
+                grad_table[r0, c] += (one - y) * (one - x) * g
+                grad_table[r1, c] += (one - y) * x * g
+                grad_table[r2, c] += y * (one - x) * g
+                grad_table[r3, c] += y * x * g
+                t0, t1, t2, t3 = table[r0, c], table[r1, c], table[r2, c], table[r3, c]
+                to_x += g * ((one - y) * (t1 - t0) + y * (t3 - t2))
+                to_y += g * ((one - x) * (t2 - t0) + x * (t3 - t1))
+            grad_uv[n, 0] += to_x * np.float32(level[0])
+            grad_uv[n, 1] += to_y * np.float32(level[1])
+
+
 # -- silhouettes -----------------------------------------------------------------------------------------------
 
 
@@ -282,3 +378,32 @@ def _antialias_backward(grad, image, clip, faces, opposite, face, depth, grad_im
                     else:
                         _add_as_seen(grad_clip[b, i], gpi, gqi, gwi, row, column, half_height, half_width)
                         _add_as_seen(grad_clip[b, j], gpj, gqj, gwj, row, column, half_height, half_width)
+
+
+@njit(error_model="numpy")
+def _opposite_corners(faces, vertices, other):
+    """Each edge is kept with its smaller end: few edges share one, so the other use of an edge is found by looking."""
+    starts = np.zeros(vertices + 1, np.int64)
+    for f in range(len(faces)):
+        for k in range(3):
+            starts[min(faces[f, (k + 1) % 3], faces[f, (k + 2) % 3]) + 1] += 1
+    for v in range(vertices):
+        starts[v + 1] += starts[v]
+    uses, filled = np.empty(3 * len(faces), np.int64), starts[:-1].copy()
+    for f in range(len(faces)):
+        for k in range(3):
+            low = min(faces[f, (k + 1) % 3], faces[f, (k + 2) % 3])
+            uses[filled[low]] = 3 * f + k
+            filled[low] += 1
+    for f in range(len(faces)):
+        for k in range(3):
+            i, j = faces[f, (k + 1) % 3], faces[f, (k + 2) % 3]
+            low, high, count, found = min(i, j), max(i, j), 0, -1
+            for place in range(starts[low], starts[low + 1]):
+                g, m = uses[place] // 3, uses[place] % 3
+                if max(faces[g, (m + 1) % 3], faces[g, (m + 2) % 3]) == high:
+                    count += 1
+                    if g != f or m != k:
+                        found = faces[g, m]
+            if count == 2:
+                other[f, k] = found

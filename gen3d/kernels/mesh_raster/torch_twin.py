@@ -40,6 +40,42 @@ def blend(values: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     return torch.einsum("nkc,nk->nc", taken, torch.where(real, weights, 0))
 
 
+def look_up(table: Tensor, levels: Tensor, uv: Tensor, footprint: Tensor) -> Tensor:
+    """(n, c): two levels of a pyramid, each looked up bilinearly at uv (n, 2), blended by the size of a pixel there."""
+    last = len(levels) - 1
+    level = level_of_detail(footprint, levels).clamp(0, last)  # (n,)
+    finer = level.long().clamp(max=max(0, last - 1))  # (n,)
+    part = (level - finer)[:, None]  # (n, 1) of the coarser one
+    fine_rows, fine = _bilinear(uv, levels[finer])  # (n, 4) each
+    coarse_rows, coarse = _bilinear(uv, levels[(finer + 1).clamp(max=last)])  # (n, 4) each
+    weights = torch.cat([(1 - part) * fine, part * coarse], 1)  # (n, 8)
+    return blend(table, torch.cat([fine_rows, coarse_rows], 1), weights)
+
+
+@torch.no_grad()
+def level_of_detail(footprint: Tensor, levels: Tensor) -> Tensor:
+    """(n,) log2 of the longer axis, in texels of level 0, of the ellipse that a pixel's circle is in the texture."""
+    texels = footprint * levels[0, :2].to(footprint)[:, None]  # (n, 2, 2)
+    a, b, c, d = texels.flatten(1).unbind(1)  # (n,) each
+    half, area = (a * a + b * b + c * c + d * d) / 2, a * d - b * c  # (n,) of the squared axes: half their sum; product
+    longest = half + (half * half - area * area).clamp(min=0).sqrt()  # (n,) the larger square
+    return longest.clamp(min=1e-20).log2() / 2
+
+
+def _bilinear(uv: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (n, 4) int32 of the table and weights (n, 4) of the texels around uv (n, 2) in a level (n, 3) each."""
+    size = level[:, :2].to(uv)  # (n, 2) width, height
+    place = uv * size - 0.5  # (n, 2) from the first texel's centre
+    low = place.detach().floor()  # (n, 2)
+    x, y = (place - low).unbind(1)  # (n,) each
+    first, second = (torch.minimum(step.clamp(min=0), size - 1).long() for step in (low, low + 1))  # (n, 2) each
+    width, start = level[:, 0].long(), level[:, 2].long()  # (n,) each
+    lines = [start + step[:, 1] * width for step in (first, second)]  # (n,) each
+    rows = [line + step[:, 0] for line in lines for step in (first, second)]  # (n,) each
+    weights = torch.stack([(1 - y) * (1 - x), (1 - y) * x, y * (1 - x), y * x], 1)  # (n, 4)
+    return torch.stack(rows, 1).int(), weights
+
+
 def antialias(image: Tensor, clip: Tensor, faces: Tensor, opposite: Tensor, face: Tensor, depth: Tensor) -> Tensor:
     """(b, h, w, c): each pixel mixed with its neighbours to the right and below, where a silhouette passes between."""
     mixed = image  # (b, h, w, c)
@@ -102,3 +138,22 @@ def as_seen(vertices: Tensor, row: Tensor, column: Tensor, size: tuple[int, ...]
     right = (x + w) * (0.5 * size[1]) - (column[:, None] + 0.5) * w  # (n, k)
     below = (w - y) * (0.5 * size[0]) - (row[:, None] + 0.5) * w  # (n, k)
     return right, below, w
+
+
+def opposite_corners(faces: Tensor) -> Tensor:
+    """(f, 3) int32: the corner on the other side of the edge opposite to each corner, -1 unless there is just one."""
+    corners = faces.long()  # (f, 3)
+    start, end = corners.roll(-1, 1).flatten(), corners.roll(-2, 1).flatten()  # (3f,) of the edge opposite to a corner
+    count = int(corners.max()) + 1 if len(corners) else 0
+    keys = torch.minimum(start, end) * count + torch.maximum(start, end)  # (3f,)
+    ordered, order = keys.sort(stable=True)  # uses of one edge become neighbours
+    same = ordered[1:] == ordered[:-1]  # (3f - 1,)
+    other = torch.full_like(order, -1)
+    alone = torch.nn.functional.pad(same, (1, 1))  # (3f + 1,): whether a use has an equal before it
+    before, after = alone[:-1], alone[1:]  # (3f,) each
+    third = corners.flatten()[order]  # (3f,) the corner that faces the edge
+    # a pair: the first has an equal after it and none before, the second the other way round, and no third follows
+    first = (after & ~before).nonzero()[:, 0]
+    first = first[~after[first + 1]]
+    other[order[first]], other[order[first + 1]] = third[first + 1], third[first]
+    return other.view(-1, 3).int()
