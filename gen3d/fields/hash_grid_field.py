@@ -74,14 +74,10 @@ class HashGridField(nn.Module):
         Of the number before the activation, whose gradient points the same way and never underflows. The default
         is a cell of the finest grid: below that, differences show the kinks of the interpolation.
         """
-        return normalize(-self.slope(x, epsilon), dim=1)
-
-    def slope(self, x: Tensor, epsilon: float | None = None) -> Tensor:
-        """(n, 3) gradient of the number before the activation, per metre, as of `normal`."""
         epsilon = 2 * self.config.bound / self.config.grid.finest if epsilon is None else epsilon
         corners = torch.tensor(TETRAHEDRON, device=x.device, dtype=x.dtype)  # (4, 3)
         numbers = self.number((x[:, None] + epsilon * corners).reshape(-1, 3)).reshape(-1, 4)  # (n, 4)
-        return numbers @ corners / (4 * epsilon)
+        return normalize(-(numbers @ corners), dim=1)
 
     def analytic_normal(self, x: Tensor) -> Tensor:
         """(n, 3) unit normals by differentiating the field, for display: no gradient flows through them."""

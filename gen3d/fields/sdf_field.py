@@ -49,8 +49,16 @@ class SDFField(nn.Module):
         return -self.numbers.number(x)
 
     def gradient(self, x: Tensor, epsilon: float | None = None) -> Tensor:
-        """(n, 3) of the distance, by finite differences; of length 1 where it is one. See `HashGridField.normal`."""
-        return -self.numbers.slope(x, epsilon)
+        """(n, 3) of the distance, of length 1 where it is one: central differences, differentiable in the parameters.
+
+        Over a cell of the finest grid to either side, or `epsilon` metres.
+        """
+        shape = self.numbers.config
+        epsilon = 2 * shape.bound / shape.grid.finest if epsilon is None else epsilon
+        steps = epsilon * torch.eye(3, device=x.device, dtype=x.dtype)  # (3, 3)
+        around = torch.cat([x[:, None] + steps, x[:, None] - steps], 1)  # (n, 6, 3)
+        ahead, behind = self.distance(around.reshape(-1, 3)).view(-1, 2, 3).unbind(1)  # (n, 3) each
+        return (ahead - behind) / (2 * epsilon)
 
     def normal(self, x: Tensor) -> Tensor:
         """(n, 3) unit vectors out of the object."""

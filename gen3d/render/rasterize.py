@@ -14,7 +14,6 @@ vertices, through the barycentric coordinates. That a silhouette moves shows in 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -33,6 +32,7 @@ class Visible:
         clip: (b, v, 4) the vertices that were drawn.
         faces: (f, 3) int32.
         face: (b, h, w) int32 row of `faces`, -1 where nothing is seen.
+        corners: (b, h, w, 3) int32 vertices of the triangle that is seen, -1 where none is.
         barycentric: (b, h, w, 3) perspective-correct, 0 where nothing is seen; differentiable in `clip`.
         depth: (b, h, w) metres along the view axis, inf where nothing is seen; without gradient. With one it is
             `interpolate(clip[..., 3:], visible)`.
@@ -42,6 +42,7 @@ class Visible:
     clip: Tensor
     faces: Tensor
     face: Tensor
+    corners: Tensor
     barycentric: Tensor
     depth: Tensor
     backend: str
@@ -50,11 +51,6 @@ class Visible:
     def mask(self) -> Tensor:
         """(b, h, w) bool: True where a triangle is seen."""
         return self.face >= 0
-
-    @cached_property
-    def corners(self) -> Tensor:
-        """(b, h, w, 3) int32: the vertices of the triangle that is seen, -1 where none is."""
-        return _corners(self.face, self.faces)
 
 
 def to_clip(vertices: Tensor, cameras: Cameras, aspect: float = 1.0) -> Tensor:
@@ -70,7 +66,8 @@ def rasterize(clip: Tensor, faces: Tensor, size: int | tuple[int, int], backend:
             in [-1, 1] inside the picture, y up.
         faces: (f, 3) rows of the vertices. For silhouettes, triangles that touch must share vertices.
         size: pixels of a side, or (height, width).
-        backend: "torch", "numba", "triton", or "auto": Triton on CUDA, Numba on the CPU, torch for float64.
+        backend: "torch", "numba", or "auto": Numba on the CPU, elsewhere and for float64 torch. On CUDA, "auto" leaves
+            it to Triton to find the triangles.
 
     Raises:
         ValueError: a shape does not fit, or the backend is unknown.
@@ -78,19 +75,27 @@ def rasterize(clip: Tensor, faces: Tensor, size: int | tuple[int, int], backend:
     if clip.ndim != 3 or clip.shape[2] != 4 or faces.ndim != 2 or faces.shape[1] != 3:
         shapes = f"{tuple(clip.shape)} and {tuple(faces.shape)}"
         raise ValueError(f"rasterize needs clip (b, v, 4) and faces (f, 3); got {shapes}")
+    return see(clip, faces.int(), find(clip, faces, size, backend), backend)
+
+
+@torch.no_grad()
+def find(clip: Tensor, faces: Tensor, size: int | tuple[int, int], backend: str = "auto") -> raster.Fragments:
+    """The part of `rasterize` that has no gradient: which triangle each pixel sees, as rows of `faces`."""
     height, width = (size, size) if isinstance(size, int) else size
     images, vertices = clip.shape[:2]
-    faces = faces.int()
     each = torch.arange(images, device=faces.device, dtype=torch.int32)  # (b,)
-    packed = (faces + each[:, None, None] * vertices).flatten(0, 1)  # (b f, 3): every picture has vertices of its own
+    packed = (faces.int() + each[:, None, None] * vertices).flatten(0, 1)  # (b f, 3): each picture has its own vertices
     offsets = torch.arange(images + 1, device=faces.device, dtype=torch.int32) * len(faces)
     found = raster.rasterize(clip.detach().reshape(-1, 4), packed, offsets, height, width, backend)
     face = torch.where(found.mask, found.face - each[:, None, None] * len(faces), -1)  # (b, h, w)
-    corners = _corners(face, faces)
+    return raster.Fragments(face, found.barycentric, found.depth)
+
+
+def see(clip: Tensor, faces: Tensor, found: raster.Fragments, backend: str = "auto") -> Visible:
+    """The part of `rasterize` that has a gradient: `found`, with barycentric coordinates that know the vertices."""
+    corners = _corners(found.face, faces)  # (b, h, w, 3)
     barycentric = mesh_raster.barycentrics(clip, corners, found.barycentric, backend)
-    visible = Visible(clip, faces, face, barycentric, found.depth, backend)
-    visible.__dict__["corners"] = corners
-    return visible
+    return Visible(clip, faces, found.face, corners, barycentric, found.depth, backend)
 
 
 def interpolate(attributes: Tensor, visible: Visible, faces: Tensor | None = None) -> Tensor:
@@ -158,8 +163,9 @@ def antialias(image: Tensor, visible: Visible) -> Tensor:
 
     Where two neighbours see different triangles, and the surface of the nearer one ends between their centres, the one
     that the edge is farther into takes part of the other's colour. This is the only step through which a picture has
-    a gradient to where silhouettes are. As in the paper, the edge is looked for in the triangle that is seen: one
-    that is smaller than a pixel may hide it.
+    a gradient to where silhouettes are. The paper looks for the edge in the triangle that is seen alone; here it is
+    looked for on the way from one centre to the other, since at the rim of round things triangles are narrower than a
+    pixel.
 
     Args:
         image: (b, h, w, c), background included.
@@ -170,9 +176,9 @@ def antialias(image: Tensor, visible: Visible) -> Tensor:
     """
     if image.ndim != 4 or image.shape[:3] != visible.face.shape:
         raise ValueError(f"antialias needs an image {tuple(visible.face.shape)} of c numbers; got {tuple(image.shape)}")
-    opposite = mesh_raster.opposite_corners(visible.faces, visible.backend)
+    across = mesh_raster.across_edges(visible.faces, visible.backend)
     seen = visible.face, visible.depth
-    return mesh_raster.antialias(image, visible.clip, visible.faces, opposite, *seen, visible.backend)
+    return mesh_raster.antialias(image, visible.clip, visible.faces, across, *seen, visible.backend)
 
 
 def pyramid(texture: Tensor) -> list[Tensor]:

@@ -17,7 +17,7 @@ from gen3d.mesh.iso import Density, extract_surface
 from gen3d.mesh.tetrahedra import Distance
 
 FITTING_STEPS = 300
-POINTS = 1 << 16  # that the distance is asked for
+POINTS = 1 << 15  # that the distance is asked for
 TOGETHER = 4096  # of them a step, most of them near the surface
 NEAR = 0.05  # metres in which the share of points that are drawn falls to a third
 LEAST = 0.05  # of what is drawn at the surface is drawn far away

@@ -5,7 +5,7 @@ Which triangle a pixel sees is found by `core2d.kernels.raster` and has no gradi
 given, and have one (Laine et al. 2020, "Modular Primitives for High-Performance Differentiable Rendering",
 2011.03277; written from the paper).
 
-Backends: torch (any device, float64), Numba (CPU), Triton (CUDA).
+Backends: torch (any device, float64), Numba (CPU).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 from core2d.kernels.dispatch import pick
 from gen3d.kernels.mesh_raster import torch_twin
 
-BACKENDS = ("torch", "numba", "triton")
+BACKENDS = ("torch", "numba")
 
 
 def barycentrics(clip: Tensor, corners: Tensor, found: Tensor, backend: str = "auto") -> Tensor:
@@ -30,7 +30,7 @@ def barycentrics(clip: Tensor, corners: Tensor, found: Tensor, backend: str = "a
         clip: (b, v, 4) clip-space vertices.
         corners: (b, h, w, 3) int32 rows of the image's vertices that a pixel sees the triangle of, -1 where none.
         found: (b, h, w, 3) of `core2d.kernels.raster`, 0 where nothing is seen.
-        backend: "auto" picks Triton on CUDA and Numba on CPU; `LIFTKIT_BACKEND` forces one.
+        backend: "auto" picks Numba on the CPU and torch elsewhere; `LIFTKIT_BACKEND` forces one.
 
     Returns:
         (b, h, w, 3): the numbers of `found`.
@@ -97,7 +97,7 @@ def look_up(table: Tensor, levels: Tensor, uv: Tensor, footprint: Tensor, backen
 
 
 def antialias(
-    image: Tensor, clip: Tensor, faces: Tensor, opposite: Tensor, face: Tensor, depth: Tensor, backend: str = "auto"
+    image: Tensor, clip: Tensor, faces: Tensor, across: Tensor, face: Tensor, depth: Tensor, backend: str = "auto"
 ) -> Tensor:
     """Mix neighbouring pixels where a silhouette passes between their centres (section 3.5).
 
@@ -105,7 +105,7 @@ def antialias(
         image: (b, h, w, c) what the pixel centres see.
         clip: (b, v, 4) clip-space vertices.
         faces: (f, 3) int32 rows of the vertices.
-        opposite: (f, 3) int32 of `opposite_corners`.
+        across: (f, 3) int32 of `across_edges`.
         face: (b, h, w) int32 rows of `faces`, -1 where nothing is seen.
         depth: (b, h, w) along the view axis, inf where nothing is seen.
         backend: as of `barycentrics`.
@@ -115,43 +115,40 @@ def antialias(
     """
     kernel = _kernel(backend, image)
     if kernel is None:
-        return torch_twin.antialias(image, clip, faces, opposite, face, depth)
+        return torch_twin.antialias(image, clip, faces, across, face, depth)
     return _Antialias.apply(  # type: ignore[no-any-return]
-        image.contiguous(), clip.contiguous(), faces, opposite, face, depth, kernel
+        image.contiguous(), clip.contiguous(), faces, across, face, depth, kernel
     )
 
 
 @torch.no_grad()
-def opposite_corners(faces: Tensor, backend: str = "auto") -> Tensor:
+def across_edges(faces: Tensor, backend: str = "auto") -> Tensor:
     """Across each edge of each triangle, the corner of the triangle on the other side.
 
     Args:
         faces: (f, 3) int32 rows of vertices.
-        backend: "numba", "torch" or "auto"; "triton" has the twin do it.
+        backend: as of `barycentrics`.
 
     Returns:
-        (f, 3) int32: for the edge opposite to a corner, that corner's counterpart, or -1 where no triangle is there, or
-        more than one.
+        (f, 3) int32: for the edge opposite to a corner, that corner's counterpart as 3 face + corner, or -1 where no
+        triangle is there, or more than one.
     """
     if pick(backend, BACKENDS, faces) == "numba":
         from gen3d.kernels.mesh_raster import numba_kernel
 
-        return numba_kernel.opposite_corners(faces.contiguous())
-    return torch_twin.opposite_corners(faces)
+        return numba_kernel.across_edges(faces.contiguous())
+    return torch_twin.across_edges(faces)
 
 
 def _kernel(backend: str, tensor: Tensor) -> ModuleType | None:
     """The compiled kernel; None for the twin."""
-    match pick(backend, BACKENDS, tensor):
-        case "numba":
-            from gen3d.kernels.mesh_raster import numba_kernel as kernel
-        case "triton":
-            from gen3d.kernels.mesh_raster import triton_kernel as kernel
-        case _:
-            return None
+    if pick(backend, BACKENDS, tensor) == "torch":
+        return None
     if tensor.dtype != torch.float32:
         raise ValueError(f"the compiled mesh kernels work in float32, not {tensor.dtype}: use backend='torch'")
-    return kernel
+    from gen3d.kernels.mesh_raster import numba_kernel
+
+    return numba_kernel
 
 
 class _Barycentrics(torch.autograd.Function):
@@ -202,12 +199,12 @@ class _LookUp(torch.autograd.Function):
 class _Antialias(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, image: Tensor, clip: Tensor, faces: Tensor, opposite: Tensor, face: Tensor, depth: Tensor,
+        ctx: Any, image: Tensor, clip: Tensor, faces: Tensor, across: Tensor, face: Tensor, depth: Tensor,
         kernel: ModuleType,
     ) -> Tensor:  # fmt: skip
-        ctx.save_for_backward(image, clip, faces, opposite, face, depth)
+        ctx.save_for_backward(image, clip, faces, across, face, depth)
         ctx.kernel = kernel
-        return kernel.antialias(image.detach(), clip.detach(), faces, opposite, face, depth)
+        return kernel.antialias(image.detach(), clip.detach(), faces, across, face, depth)
 
     @staticmethod
     @once_differentiable

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from core2d.kernels.numba_cache import njit
 from core2d.kernels.raster.fragments import NEAR
+from gen3d.kernels.mesh_raster.torch_twin import WALK
 
 
 def barycentrics_backward(grad: Tensor, clip: Tensor, corners: Tensor, found: Tensor) -> Tensor:
@@ -64,28 +65,28 @@ def look_up_backward(
     return grad_table, grad_uv
 
 
-def opposite_corners(faces: Tensor) -> Tensor:
-    """See `torch_twin.opposite_corners`."""
+def across_edges(faces: Tensor) -> Tensor:
+    """See `torch_twin.across_edges`."""
     other = np.full(tuple(faces.shape), -1, np.int32)
     if len(faces):
-        _opposite_corners(_array(faces), int(faces.max()) + 1, other)
+        _across_edges(_array(faces), int(faces.max()) + 1, other)
     return torch.from_numpy(other)
 
 
-def antialias(image: Tensor, clip: Tensor, faces: Tensor, opposite: Tensor, face: Tensor, depth: Tensor) -> Tensor:
+def antialias(image: Tensor, clip: Tensor, faces: Tensor, across: Tensor, face: Tensor, depth: Tensor) -> Tensor:
     """See `torch_twin.antialias`."""
     mixed = image.clone()
-    arrays = [_array(tensor) for tensor in (image, clip, faces, opposite, face, depth)]
+    arrays = [_array(tensor) for tensor in (image, clip, faces, across, face, depth)]
     _antialias(*arrays, _array(mixed))
     return mixed
 
 
 def antialias_backward(
-    grad: Tensor, image: Tensor, clip: Tensor, faces: Tensor, opposite: Tensor, face: Tensor, depth: Tensor
+    grad: Tensor, image: Tensor, clip: Tensor, faces: Tensor, across: Tensor, face: Tensor, depth: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Gradients to image (b, h, w, c) and clip (b, v, 4)."""
     grad_image, grad_clip = grad.clone(), torch.zeros_like(clip)
-    arrays = [_array(tensor) for tensor in (grad, image, clip, faces, opposite, face, depth, grad_image, grad_clip)]
+    arrays = [_array(tensor) for tensor in (grad, image, clip, faces, across, face, depth, grad_image, grad_clip)]
     _antialias_backward(*arrays)
     return grad_image, grad_clip
 
@@ -279,32 +280,39 @@ def _look_up_backward(grad, table, levels, uv, footprint, grad_table, grad_uv):
 
 
 @njit(error_model="numpy")
-def _silhouette(clip, faces, opposite, f, row, column, toward, down, half_height, half_width):
-    """The first edge of triangle f at which the surface ends on the way from a pixel's centre to its neighbour's:
-    its ends i and j, their (along, across, w), where it is crossed in pixels, and what the edge function loses with a
-    step. -1 for i if there is none."""
-    nothing = np.float32(0)
-    for k in range(3):
-        i, j, third, other = faces[f, (k + 1) % 3], faces[f, (k + 2) % 3], faces[f, k], opposite[f, k]
-        ui, vi, wi = _as_seen(clip[i], row, column, half_height, half_width)
-        uj, vj, wj = _as_seen(clip[j], row, column, half_height, half_width)
-        pi, qi, pj, qj = (vi, ui, vj, uj) if down else (ui, vi, uj, vj)
-        if (qi < 0) == (qj < 0) or wi <= NEAR or wj <= NEAR:
-            continue
-        loss = toward * (wi * qj - wj * qi)
-        if loss == 0:
-            continue
-        t = (pi * qj - pj * qi) / loss
-        if t < 0 or t > 1:
-            continue
-        if other >= 0:  # the surface goes on behind the edge, unless it turns back
+def _last_edge(clip, faces, across, f, goal, row, column, toward, down, half_height, half_width):
+    """See `torch_twin.last_edges`: the edge's ends i and j, their (along, across, w), where it is crossed in pixels,
+    and what the edge function loses with a pixel. -1 for i if there is none."""
+    nothing, entry = np.float32(0), -1
+    for _ in range(WALK):
+        leaves = False
+        for k in range(3):
+            i, j, third, beyond = faces[f, (k + 1) % 3], faces[f, (k + 2) % 3], faces[f, k], across[f, k]
+            ui, vi, wi = _as_seen(clip[i], row, column, half_height, half_width)
+            uj, vj, wj = _as_seen(clip[j], row, column, half_height, half_width)
+            pi, qi, pj, qj = (vi, ui, vj, uj) if down else (ui, vi, uj, vj)
+            if k == entry or (qi < 0) == (qj < 0) or wi <= NEAR or wj <= NEAR:
+                continue
+            loss = toward * (wi * qj - wj * qi)
+            if loss == 0:
+                continue
+            t = (pi * qj - pj * qi) / loss
+            if entry < 0 and t < 0:
+                continue
+            if t > 1:
+                break
+            if beyond < 0:
+                return i, j, pi, qi, wi, pj, qj, wj, t, loss
             line_u, line_v, line_w = vi * wj - wi * vj, wi * uj - ui * wj, ui * vj - vi * uj
             u, v, w = _as_seen(clip[third], row, column, half_height, half_width)
             here = line_u * u + line_v * v + line_w * w
-            u, v, w = _as_seen(clip[other], row, column, half_height, half_width)
-            if not here * (line_u * u + line_v * v + line_w * w) > 0:
-                continue
-        return i, j, pi, qi, wi, pj, qj, wj, t, loss
+            u, v, w = _as_seen(clip[faces[beyond // 3, beyond % 3]], row, column, half_height, half_width)
+            if here * (line_u * u + line_v * v + line_w * w) > 0:  # the surface turns back
+                return i, j, pi, qi, wi, pj, qj, wj, t, loss
+            f, entry, leaves = beyond // 3, beyond % 3, True
+            break
+        if not leaves or f == goal:
+            break
     return -1, -1, nothing, nothing, nothing, nothing, nothing, nothing, nothing, nothing
 
 
@@ -317,7 +325,7 @@ def _front(face, depth, row, column, down):
 
 
 @njit(parallel=True, error_model="numpy")
-def _antialias(image, clip, faces, opposite, face, depth, mixed):
+def _antialias(image, clip, faces, across, face, depth, mixed):
     images, height, width, channels = image.shape
     half_height, half_width = np.float32(0.5 * height), np.float32(0.5 * width)
     for b in numba.prange(images):
@@ -327,8 +335,9 @@ def _antialias(image, clip, faces, opposite, face, depth, mixed):
                     if face[b, y, x] == face[b, y + down, x + 1 - down]:
                         continue
                     row, column, back_row, back_column, toward = _front(face[b], depth[b], y, x, down)
-                    edge = _silhouette(clip[b], faces, opposite, face[b, row, column], row, column, toward, down,
-                                       half_height, half_width)  # fmt: skip
+                    edge = _last_edge(
+                        clip[b], faces, across, face[b, row, column], face[b, back_row, back_column],
+                        row, column, toward, down, half_height, half_width)  # fmt: skip
                     if edge[0] < 0:
                         continue
                     shift = np.float32(0.5) - edge[8]  # of the crossing from the border between the two pixels
@@ -342,7 +351,7 @@ def _antialias(image, clip, faces, opposite, face, depth, mixed):
 
 
 @njit(parallel=True, error_model="numpy")
-def _antialias_backward(grad, image, clip, faces, opposite, face, depth, grad_image, grad_clip):
+def _antialias_backward(grad, image, clip, faces, across, face, depth, grad_image, grad_clip):
     images, height, width, channels = image.shape
     half_height, half_width = np.float32(0.5 * height), np.float32(0.5 * width)
     for b in numba.prange(images):
@@ -352,9 +361,9 @@ def _antialias_backward(grad, image, clip, faces, opposite, face, depth, grad_im
                     if face[b, y, x] == face[b, y + down, x + 1 - down]:
                         continue
                     row, column, back_row, back_column, toward = _front(face[b], depth[b], y, x, down)
-                    i, j, pi, qi, wi, pj, qj, wj, t, loss = _silhouette(
-                        clip[b], faces, opposite, face[b, row, column], row, column, toward, down,
-                        half_height, half_width)  # fmt: skip
+                    i, j, pi, qi, wi, pj, qj, wj, t, loss = _last_edge(
+                        clip[b], faces, across, face[b, row, column], face[b, back_row, back_column],
+                        row, column, toward, down, half_height, half_width)  # fmt: skip
                     if i < 0:
                         continue
                     shift = np.float32(0.5) - t
@@ -381,7 +390,7 @@ def _antialias_backward(grad, image, clip, faces, opposite, face, depth, grad_im
 
 
 @njit(error_model="numpy")
-def _opposite_corners(faces, vertices, other):
+def _across_edges(faces, vertices, other):
     """Each edge is kept with its smaller end: few edges share one, so the other use of an edge is found by looking."""
     starts = np.zeros(vertices + 1, np.int64)
     for f in range(len(faces)):
@@ -404,6 +413,6 @@ def _opposite_corners(faces, vertices, other):
                 if max(faces[g, (m + 1) % 3], faces[g, (m + 2) % 3]) == high:
                     count += 1
                     if g != f or m != k:
-                        found = faces[g, m]
+                        found = uses[place]
             if count == 2:
                 other[f, k] = found

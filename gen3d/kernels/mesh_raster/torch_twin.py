@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from core2d.kernels.raster.fragments import NEAR
+
+WALK = 16  # triangles on the way from one pixel to the next, before the search for a silhouette is given up
 
 
 def barycentrics(clip: Tensor, corners: Tensor) -> Tensor:
@@ -76,7 +80,7 @@ def _bilinear(uv: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack(rows, 1).int(), weights
 
 
-def antialias(image: Tensor, clip: Tensor, faces: Tensor, opposite: Tensor, face: Tensor, depth: Tensor) -> Tensor:
+def antialias(image: Tensor, clip: Tensor, faces: Tensor, across: Tensor, face: Tensor, depth: Tensor) -> Tensor:
     """(b, h, w, c): each pixel mixed with its neighbours to the right and below, where a silhouette passes between."""
     mixed = image  # (b, h, w, c)
     for down in (0, 1):
@@ -91,36 +95,87 @@ def antialias(image: Tensor, clip: Tensor, faces: Tensor, opposite: Tensor, face
         front, back = (picture, front_row, front_column), (picture, back_row, back_column)
         toward = torch.where(nearer, 1.0, -1.0).to(clip)  # (n,) from the front one to the back one
 
-        t, passes = _silhouette(clip, faces, opposite, face[front].long(), front, toward, down, face.shape[1:])
+        ways = Ways(clip.detach(), faces, across, front, toward, down, face.shape[1:])
+        i, j = last_edges(ways, face[front].long(), face[back].long()).unbind(1)  # (n,) each
+        passes = (i >= 0).nonzero()[:, 0]  # (m,) pairs between which a silhouette passes
+        front, back = tuple(axis[passes] for axis in front), tuple(axis[passes] for axis in back)
+        t = crossing(*edge_as_seen(clip, torch.stack([i, j], 1)[passes], front, ways), toward[passes])[0]  # (m,)
         # the front covers what lies before the crossing: at a half nothing changes
-        shift = torch.where(passes, 0.5 - t, 0)[:, None]  # (n, 1)
-        step = shift * (image[back] - image[front])  # (n, c)
+        shift = (0.5 - t)[:, None]  # (m, 1)
+        step = shift * (image[back] - image[front])  # (m, c)
         mixed = mixed.index_put(front, step.where(shift > 0, 0), accumulate=True)
-        mixed = mixed.index_put(back, step.where(shift < 0, 0), accumulate=True)
+        mixed = mixed.index_put(back, step.where(shift <= 0, 0), accumulate=True)
     return mixed
 
 
-def _silhouette(
-    clip: Tensor, faces: Tensor, opposite: Tensor, face: Tensor, pixel: tuple[Tensor, Tensor, Tensor], toward: Tensor,
-    down: int, size: tuple[int, ...],
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Where triangles `face` (n,), seen at a pixel, end on the way to a neighbour's centre, in pixels (n,); and whether
-    they end before it, and the surface with them (n,) bool."""
+@dataclass(frozen=True)
+class Ways:
+    """n ways from the centre of a pixel to that of its neighbour, in pictures of the mesh of `antialias`.
+
+    Attributes:
+        pixel: picture, row and column, (n,) each, of the pixel whose triangle is in front.
+        toward: (n,) 1 to the right or down, -1 to the left or up.
+        down: 1 for neighbours above and below each other, 0 beside each other.
+        size: (height, width).
+    """
+
+    clip: Tensor
+    faces: Tensor
+    across: Tensor
+    pixel: tuple[Tensor, ...]
+    toward: Tensor
+    down: int
+    size: tuple[int, ...]
+
+
+def last_edges(ways: Ways, face: Tensor, goal: Tensor) -> Tensor:
+    """Walk over the surface from triangles `face` (n,) to those of the neighbours, `goal` (n,): where does it end?
+
+    Returns:
+        (n, 2) ends of the edge at which it does, before the neighbour's centre; -1 where it does not.
+    """
+    found = torch.full_like(face, -1)[:, None].repeat(1, 2)  # (n, 2)
+    way = torch.arange(len(face), device=face.device)  # (m,) those still under way
+    entry = torch.full_like(face, -1)  # (m,) the corner opposite to the edge that the triangle was entered by
+    for _ in range(WALK):
+        beyond = ways.across[face].long()  # (m, 3)
+        corners = torch.cat([ways.faces[face], ways.faces.flatten()[beyond.clamp(min=0)]], 1).long()  # (m, 6)
+        picture, row, column = (axis[way] for axis in ways.pixel)  # (m,) each
+        u, v, w = as_seen(ways.clip[picture[:, None], corners], row, column, ways.size)  # (m, 6) each
+        p, q = (v, u) if ways.down else (u, v)  # (m, 6) each: along the way, and across
+        leaves, last, t = [], [], []
+        for k in range(3):
+            i, j = (k + 1) % 3, (k + 2) % 3  # the ends of the edge opposite to corner k
+            place, loss = crossing(p[:, i], q[:, i], w[:, i], p[:, j], q[:, j], w[:, j], ways.toward[way])  # (m,) each
+            crosses = ((q[:, i] < 0) != (q[:, j] < 0)) & (w[:, i] > NEAR) & (w[:, j] > NEAR) & (loss != 0)  # (m,)
+            leaves.append(crosses & (entry != k) & ((entry >= 0) | (place >= 0)))
+            last.append(_ends(u, v, w, i, j, k, beyond[:, k] >= 0))
+            t.append(place)
+        edge = torch.stack(leaves, 1).int().argmax(1, keepdim=True)  # (m, 1) the first one
+        here = torch.stack(leaves, 1).any(1) & (torch.stack(t, 1).gather(1, edge)[:, 0] <= 1)  # (m,)
+        ends_here = here & torch.stack(last, 1).gather(1, edge)[:, 0]  # (m,)
+        ends = torch.cat([corners.gather(1, (edge + 1) % 3), corners.gather(1, (edge + 2) % 3)], 1)  # (m, 2)
+        found[way[ends_here]] = ends[ends_here]
+        next_one = beyond.gather(1, edge)[:, 0]  # (m,)
+        on = here & ~ends_here & (next_one // 3 != goal[way])  # (m,)
+        way, face, entry = way[on], next_one[on] // 3, next_one[on] % 3
+    return found
+
+
+def crossing(
+    p_i: Tensor, q_i: Tensor, w_i: Tensor, p_j: Tensor, q_j: Tensor, w_j: Tensor, toward: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Where edges cross ways, in pixels from their start (n,); and what the edge function loses with a pixel (n,)."""
+    loss = toward * (w_i * q_j - w_j * q_i)  # (n,)
+    return (p_i * q_j - p_j * q_i) / torch.where(loss != 0, loss, 1), loss
+
+
+def edge_as_seen(clip: Tensor, ends: Tensor, pixel: tuple[Tensor, ...], ways: Ways) -> list[Tensor]:
+    """Along the way, across it, and w, of both ends (n, 2) of edges: six of (n,)."""
     picture, row, column = pixel  # (n,) each
-    corners = torch.cat([faces[face], opposite[face]], 1).long()  # (n, 6)
-    vertices = clip[picture[:, None], corners.clamp(min=0)]  # (n, 6, 4)
-    u, v, w = as_seen(vertices, row, column, size)  # (n, 6) each
-    p, q = (v, u) if down else (u, v)  # (n, 6) each: along the way, and across
-    t, passes = [], []
-    for k in range(3):
-        i, j = (k + 1) % 3, (k + 2) % 3  # the ends of the edge opposite to corner k
-        at_pixel = p[:, i] * q[:, j] - p[:, j] * q[:, i]  # (n,) edge function
-        a_pixel_on = toward * (w[:, i] * q[:, j] - w[:, j] * q[:, i])  # (n,) what it loses with a step of one pixel
-        crosses = ((q[:, i] < 0) != (q[:, j] < 0)) & (w[:, i] > NEAR) & (w[:, j] > NEAR) & (a_pixel_on != 0)
-        t.append(at_pixel / torch.where(crosses, a_pixel_on, 1))
-        passes.append(crosses & (t[-1] >= 0) & (t[-1] <= 1) & _ends(u, v, w, i, j, k, corners[:, 3 + k] >= 0))
-    chosen = torch.stack(passes, 1).int().argmax(1, keepdim=True)  # (n, 1) the first one
-    return torch.stack(t, 1).gather(1, chosen)[:, 0], torch.stack(passes, 1).any(1)
+    u, v, w = as_seen(clip[picture[:, None], ends], row, column, ways.size)  # (n, 2) each
+    p, q = (v, u) if ways.down else (u, v)  # (n, 2) each
+    return [axis[:, end] for end in (0, 1) for axis in (p, q, w)]
 
 
 def _ends(u: Tensor, v: Tensor, w: Tensor, i: int, j: int, k: int, has_other: Tensor) -> Tensor:
@@ -140,8 +195,8 @@ def as_seen(vertices: Tensor, row: Tensor, column: Tensor, size: tuple[int, ...]
     return right, below, w
 
 
-def opposite_corners(faces: Tensor) -> Tensor:
-    """(f, 3) int32: the corner on the other side of the edge opposite to each corner, -1 unless there is just one."""
+def across_edges(faces: Tensor) -> Tensor:
+    """(f, 3) int32: the corner across the edge opposite to each corner, as 3 face + corner; -1 unless there is one."""
     corners = faces.long()  # (f, 3)
     start, end = corners.roll(-1, 1).flatten(), corners.roll(-2, 1).flatten()  # (3f,) of the edge opposite to a corner
     count = int(corners.max()) + 1 if len(corners) else 0
@@ -151,9 +206,8 @@ def opposite_corners(faces: Tensor) -> Tensor:
     other = torch.full_like(order, -1)
     alone = torch.nn.functional.pad(same, (1, 1))  # (3f + 1,): whether a use has an equal before it
     before, after = alone[:-1], alone[1:]  # (3f,) each
-    third = corners.flatten()[order]  # (3f,) the corner that faces the edge
     # a pair: the first has an equal after it and none before, the second the other way round, and no third follows
     first = (after & ~before).nonzero()[:, 0]
     first = first[~after[first + 1]]
-    other[order[first]], other[order[first + 1]] = third[first + 1], third[first]
+    other[order[first]], other[order[first + 1]] = order[first + 1], order[first]
     return other.view(-1, 3).int()
