@@ -16,6 +16,7 @@ from measure import adapters_speed as adapters
 from measure import mesh_speed as mesh
 from measure import nerf_speed as nerf
 from measure import prior_speed as prior
+from measure import raster_speed as dreamcraft3d
 from measure import video_speed as video
 from measure import zero123_speed as zero123
 from measure.measure import ROOT
@@ -24,7 +25,7 @@ from measure.suite import follow, suite_parser
 from core2d.app.program import main_guard
 
 SUITES = {"prior": prior.SUITE, "mesh": mesh.SUITE, "nerf": nerf.SUITE, "zero123": zero123.SUITE,
-          "video": video.SUITE, "adapters": adapters.SUITE}  # fmt: skip
+          "video": video.SUITE, "adapters": adapters.SUITE, "dreamcraft3d": dreamcraft3d.SUITE}  # fmt: skip
 
 
 def main() -> int:

@@ -53,6 +53,7 @@ def render_images(
     normals: bool = False,
     shade: Shader | None = None,
     chunk: int = CHUNK,
+    prune: bool = True,
 ) -> Images:
     """Render pictures without gradient, `chunk` rays at a time; see `render_rays`. The background is one colour
     (3,) or a function of directions."""
@@ -61,7 +62,7 @@ def render_images(
     origins, directions = camera_rays(cameras, height, width)
     rays = zip(origins.split(chunk), directions.split(chunk), strict=True)
     parts = [
-        render_rays(field, background, start, along, occupancy, step, normals=normals, shade=shade, prune=True)
+        render_rays(field, background, start, along, occupancy, step, normals=normals, shade=shade, prune=prune)
         for start, along in rays
     ]
 
