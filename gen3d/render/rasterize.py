@@ -185,7 +185,7 @@ def pyramid(texture: Tensor) -> list[Tensor]:
     """A texture (h, w, c) and its means over blocks of two by two, again and again down to one texel."""
     levels = [texture]
     while max(size := levels[-1].shape[:2]) > 1:
-        half = [max(1, side // 2) for side in size]
+        half = max(1, size[0] // 2), max(1, size[1] // 2)
         levels.append(adaptive_avg_pool2d(levels[-1].movedim(-1, 0), half).movedim(0, -1))
     return levels
 

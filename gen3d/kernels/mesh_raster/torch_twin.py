@@ -99,7 +99,8 @@ def antialias(image: Tensor, clip: Tensor, faces: Tensor, across: Tensor, face: 
         i, j = last_edges(ways, face[front].long(), face[back].long()).unbind(1)  # (n,) each
         passes = (i >= 0).nonzero()[:, 0]  # (m,) pairs between which a silhouette passes
         front, back = tuple(axis[passes] for axis in front), tuple(axis[passes] for axis in back)
-        t = crossing(*edge_as_seen(clip, torch.stack([i, j], 1)[passes], front, ways), toward[passes])[0]  # (m,)
+        p_i, q_i, w_i, p_j, q_j, w_j = edge_as_seen(clip, torch.stack([i, j], 1)[passes], front, ways)  # (m,) each
+        t, _ = crossing(p_i, q_i, w_i, p_j, q_j, w_j, toward[passes])  # (m,)
         # the front covers what lies before the crossing: at a half nothing changes
         shift = (0.5 - t)[:, None]  # (m, 1)
         step = shift * (image[back] - image[front])  # (m, c)
