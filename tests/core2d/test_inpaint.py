@@ -132,11 +132,8 @@ def test_a_difference_in_tone_is_fitted_at_the_seam_and_fades_with_the_feather()
     mask[:, 40:] = True
     row = joined(pixels, drawn, mask, 8.0)[40, :, 0].astype(float)
     assert (row[:40] == 120).all() and abs(row[40] - 120) < 7 and (np.diff(row[40:]) <= 0).all() and row[-1] == 100
-    lost = 20 * (1 - (20 / 64) ** 2) ** 2  # what Tukey's biweight leaves of it
-    np.testing.assert_allclose(row[47], 100 + lost * np.exp(-8 / 8), atol=1)
+    np.testing.assert_allclose(row[47], 100 + 20 * np.exp(-8 / 8), atol=1)
     assert (joined(pixels, drawn, mask, 0.0)[40, 40:] == 100).all()
-    other = np.full((80, 80, 3), 20, np.uint8)  # another thing, not another tone: no halo grows from it
-    assert (joined(pixels, other, mask, 8.0)[mask] == 20).all()
 
 
 @settings(max_examples=20, deadline=None)

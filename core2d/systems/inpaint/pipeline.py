@@ -32,7 +32,7 @@ from core2d.systems.text_to_image.pipeline import TextToImage, TextToImageOutput
 
 GREY = 0.5  # what a masked picture shows where it is masked: 0 of [-1, 1]
 CONTEXT = 0.5  # in lengths of what is masked
-FEATHER, WIDEST = 1 / 16, 32.0  # of the shorter side of the window, and pixels: how wide a fit is where none is named
+FEATHER, WIDEST = 1 / 8, 64.0  # of the shorter side of the window, and pixels: how wide a fit is where none is named
 
 
 class Inpaint:
@@ -86,8 +86,8 @@ class Inpaint:
             mask: (h, w) of bool, or of PIL: white where is drawn anew, from half of the brightness on.
             strength: see `Over`; below 1 the drawing begins with the picture.
             context: how much around the mask is shown to the model, in lengths of what is masked.
-            feather: pixels over which the fit to what is beside the mask fades (`seam`); a sixteenth of what the model
-                is shown if None, at most 32; 0 fits nothing.
+            feather: pixels over which the fit to what is beside the mask fades (`seam`); an eighth of what the model
+                is shown if None, at most 64; 0 fits nothing.
             output_type: images of PIL, or one tensor (n, 3 or 4, h, w) in [0, 1] of 256 values.
             drawing: other arguments of `TextToImage`, but for sizes and latents.
 
