@@ -7,7 +7,7 @@ one that a spring at each pixel pulls to zero, so that far inside the drawing's 
     laplacian(c) = c / feather^2 in the mask,    c = picture - drawing beside it
 
 It falls with exp(-distance / feather). Where picture and drawing show different things it blurs one into the other over
-a few pixels; not to fit large differences left seams that were seen (twice as steep in the mean, `bundled.inpaint_scores`).
+a few pixels; not to fit large differences left seams twice as steep (`core2d.bundled.inpaint_scores.seam`).
 """
 
 from __future__ import annotations
