@@ -120,9 +120,10 @@ covered all, the others were strokes and boxes; a tenth of the captions was drop
 
 Scores are of 96 masks (boxes, strokes, halves, the object's shape) on stills that nothing was trained on, drawn by
 their captions; `out25` and `out50` of pictures that are to be drawn on by 25 % and 50 % at one side. `both` is what the
-judge reads of the whole result. `seam` is how much steeper, in levels of 255, neighbours differ across the mask's edge
-than in the true pictures: 0 is no seam. `changed` counts bytes outside of masks. `_prior` is toybox-sd alone, which is
-given the picture back after each step.
+judge reads of the whole result. `seam` is how steep results are across the mask's edge over how steep they are
+elsewhere, `seam_of_truth` the same of the true pictures, `steeper` by how many levels of 255 they are steeper there than
+these: 0 is no seam. `changed` counts bytes outside of masks. `_prior` is toybox-sd alone, which is given the picture back
+after each step: so far it does better, and is the default of the commands.
 """,
     ),
     "toybox-control-depth": (
