@@ -143,8 +143,8 @@ autoencoder, which no prior can better.
     "toybox-control-pose": (
         "ControlNet of Toybox: the doll by its skeleton",
         """\
-A ControlNetModel in diffusers' layout (2302.05543) for toybox-sd, made and trained as toybox-control-depth is, on dolls
-alone: a quarter as many pictures as the table says. Maps are skeletons of 18 joints as OpenPose's maps are drawn;
+A ControlNetModel in diffusers' layout (2302.05543) for toybox-sd. It began as toybox-control-depth, which knew already
+how a map is followed, and was trained on dolls alone: a quarter as many pictures as the table says. Maps are skeletons of 18 joints as OpenPose's maps are drawn;
 joints of the face that the head turns away are left out.
 
 No model reads poses here. Around each joint of the true picture the place within 8 pixels is sought that looks most
