@@ -98,7 +98,7 @@ def fresh_ip_adapter(prior: LatentPrior, tower: ImageTower, tokens: int = TOKENS
         InputError: the prior's network is no UNet.
     """
     places = cross_attentions(prior.denoiser)
-    context = prior.denoiser.config["cross_attention_dim"]  # pyright: ignore[reportArgumentType, reportIndexIssue]
+    context: Any = prior.denoiser.config["cross_attention_dim"]  # pyright: ignore[reportArgumentType, reportIndexIssue]
     projection = ImageProjection(tower.embedding_width, context, tokens)
     model = IPAdapterModel(projection, [place.inner_dim for place in places], context)
     with torch.no_grad():
@@ -231,7 +231,7 @@ class IPAdapter(nn.Module):
     def check_fit(self, prior: LatentPrior) -> None:
         """InputError if it was made for another model than this."""
         wants = tuple(place.inner_dim for place in cross_attentions(prior.denoiser))
-        context = prior.denoiser.config["cross_attention_dim"]  # pyright: ignore[reportArgumentType, reportIndexIssue]
+        context: Any = prior.denoiser.config["cross_attention_dim"]  # pyright: ignore[reportArgumentType, reportIndexIssue]
         for what, ours, theirs in (("tokens of", self.model.context_dim, context),
                                    ("cross-attentions of", self.model.widths, wants)):  # fmt: skip
             if ours != theirs:

@@ -121,9 +121,9 @@ covered all, the others were strokes and boxes; a tenth of the captions was drop
 Scores are of 96 masks (boxes, strokes, halves, the object's shape) on stills that nothing was trained on, drawn by
 their captions; `out25` and `out50` of pictures that are to be drawn on by 25 % and 50 % at one side. `both` is what the
 judge reads of the whole result. `seam` is how steep results are across the mask's edge over how steep they are
-elsewhere, `seam_of_truth` the same of the true pictures, `steeper` by how many levels of 255 they are steeper there than
-these: 0 is no seam. `changed` counts bytes outside of masks. `_prior` is toybox-sd alone, which is given the picture back
-after each step: so far it does better, and is the default of the commands.
+elsewhere, `seam_of_truth` the same of the true pictures, `steeper` by how many levels of 255 they are steeper there
+than these: 0 is no seam. `changed` counts bytes outside of masks. `_prior` is toybox-sd alone, which is given the
+picture back after each step: so far it does better, and is the default of the commands.
 """,
     ),
     "toybox-control-depth": (
@@ -144,7 +144,8 @@ autoencoder, which no prior can better.
         "ControlNet of Toybox: the doll by its skeleton",
         """\
 A ControlNetModel in diffusers' layout (2302.05543) for toybox-sd. It began as toybox-control-depth, which knew already
-how a map is followed, and was trained on dolls alone: a quarter as many pictures as the table says. Maps are skeletons of 18 joints as OpenPose's maps are drawn;
+how a map is followed, and was trained on dolls alone: a quarter as many pictures as the table says. Maps are skeletons
+of 18 joints as those of OpenPose are drawn;
 joints of the face that the head turns away are left out.
 
 No model reads poses here. Around each joint of the true picture the place within 8 pixels is sought that looks most

@@ -152,7 +152,7 @@ def head_swap_scores(change: Callable[[HeadSwaps], Tensor], seed: int, size: int
 
 def _heads(scenes: Sequence[Scene], size: int) -> Tensor:
     """(n, 1, size, size) 1 where a head is seen: where its dye shows."""
-    black, white = (pictures_of([_dyed(scene, (dye,) * 3) for scene in scenes], size)[0] for dye in (0.0, 1.0))
+    black, white = (pictures_of([_dyed(scene, (dye, dye, dye)) for scene in scenes], size)[0] for dye in (0.0, 1.0))
     return ((white - black).amax(1, keepdim=True) > 0.05).float()
 
 

@@ -138,7 +138,7 @@ def _openpose_person(path: Path, person: Any) -> dict[str, np.ndarray]:
 
 
 def _coco(path: Path, found: Mapping[str, Any]) -> dict[str, Poses]:
-    images = found.get("images")
+    images: Any = found.get("images")
     _expect(isinstance(images, list) and isinstance(found["annotations"], list), path, 'it has no list of "images"')
     people: dict[Any, list[tuple[np.ndarray, np.ndarray, np.ndarray] | np.ndarray]] = {}
     for one in found["annotations"]:

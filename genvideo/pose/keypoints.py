@@ -114,9 +114,9 @@ def follow_people(poses: Poses) -> Poses:
 
 def _areas(body: np.ndarray) -> np.ndarray:
     """(frames, people) areas of the boxes around the joints that were seen."""
-    seen = body[..., 2:] >= SEEN  # (frames, people, 18, 1)
+    seen: np.ndarray = body[..., 2:] >= SEEN  # (frames, people, 18, 1)
     low, high = np.where(seen, body[..., :2], np.inf).min(2), np.where(seen, body[..., :2], -np.inf).max(2)
-    return np.where(seen.any(2)[..., 0], np.clip(high - low, 0, None).prod(-1, where=np.isfinite(high - low)), 0.0)
+    return np.where(np.any(seen, 2)[..., 0], np.clip(high - low, 0, None).prod(-1, where=np.isfinite(high - low)), 0.0)
 
 
 # -- orders ------------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 from scipy.ndimage import find_objects, label, maximum_filter
@@ -94,7 +95,8 @@ def _radius(joints: np.ndarray) -> int | None:
     areas = []
     for joint, place in enumerate(find_objects(joints * (joints != COVER) + 1, 18)):
         if place:
-            areas += np.bincount(label(joints[place] == joint)[0].ravel())[1:].tolist()
+            spots: Any = label(joints[place] == joint)
+            areas += np.bincount(spots[0].ravel())[1:].tolist()
     areas = [area for area in areas if area > 4]
     return min(max(round((np.median(areas) / np.pi) ** 0.5), 1), LARGEST_RADIUS) if areas else None
 
@@ -113,7 +115,8 @@ def _discs(joints: np.ndarray, joint: int, radius: int) -> np.ndarray:
     sure = seen - wrong
     peaks = (sure == maximum_filter(sure, 2 * radius + 1)) & (seen >= FEWEST * len(offsets))
     peaks &= wrong <= CONTRADICTED * (seen + wrong)
-    spots, count = label(peaks, np.ones((3, 3)))
+    labelled: Any = label(peaks, np.ones((3, 3)))
+    spots, count = labelled
     found = []
     for number in range(1, count + 1):
         y, x = np.nonzero(spots == number)

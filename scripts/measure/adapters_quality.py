@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import cache, partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from measure.measure import ROOT, Item, Numbers, Record, say
@@ -25,6 +26,7 @@ from core2d.bundled.ip_adapter_scores import HeadSwaps
 from core2d.bundled.scores import GUIDANCE, STEPS, pictures_of
 from core2d.bundled.subject_scores import learn_and_score
 from core2d.media.pictures import image_grid, save_image
+from core2d.prior.backbone import Backbone
 from core2d.prior.image_tower import ImageTower
 from core2d.systems.dreambooth.recipe import LoraTrainRecipe
 from core2d.systems.inpaint.pipeline import Inpaint
@@ -41,7 +43,7 @@ def items_of(assets: Path, seed: int) -> list[Item]:
     prior, judge = assets / control.PRIOR, assets / "toybox-judge" / "picture.safetensors"
     inpainter, tower, prompts = (assets / name for name in (INPAINT.folder, ip_adapter.TOWER, ip_adapter.FOLDER))
 
-    def of_control(kind: control.Kind, about: str, **bars: dict[str, float]) -> Item:
+    def of_control(kind: control.Kind, about: str, **bars: Any) -> Item:
         name, needs = kind.folder.removeprefix("toybox-"), (prior, judge, assets / kind.folder)
         return Item(name, about, partial(followed, assets, kind, seed), needs=needs, **bars)
 
@@ -67,8 +69,13 @@ def items_of(assets: Path, seed: int) -> list[Item]:
 
 
 @cache
+def prior_of(assets: Path) -> Backbone:
+    return Backbone.load(assets / control.PRIOR)
+
+
+@cache
 def pipeline_of(assets: Path) -> TextToImage:
-    return TextToImage.from_pretrained(assets / control.PRIOR)
+    return TextToImage(prior_of(assets))
 
 
 def subjects(assets: Path, seed: int) -> tuple[Numbers, list[Record]]:
@@ -76,7 +83,7 @@ def subjects(assets: Path, seed: int) -> tuple[Numbers, list[Record]]:
     found: list[Numbers] = []
     for number in range(COUNT):
         with tempfile.TemporaryDirectory() as folder:
-            prior = pipeline_of(assets).backbone
+            prior = prior_of(assets)
             found.append(
                 learn_and_score(prior, judge_of(assets), LoraTrainRecipe(), seed, number, Path(folder) / "run")
             )
@@ -102,7 +109,7 @@ def outpainted(assets: Path, seed: int) -> Numbers:
 
 
 def _of_both(assets: Path, score: Callable[[Inpaint], Numbers]) -> Numbers:
-    plain = score(Inpaint(pipeline_of(assets).backbone))
+    plain = score(Inpaint(prior_of(assets)))
     return score(inpainter_of(assets)) | {f"{name}_prior": value for name, value in plain.items()}
 
 

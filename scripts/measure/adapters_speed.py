@@ -113,7 +113,8 @@ def stock_step(
         if cached:
             latents = latents_of_all[rows]
         else:
-            latents = vae.encode(2 * pictures[rows] - 1).latent_dist.sample() * vae.config["scaling_factor"]
+            encoded: Any = vae.encode(2 * pictures[rows] - 1)
+            latents = encoded.latent_dist.sample() * vae.config["scaling_factor"]
         noise = torch.randn(latents.shape, generator=generator)
         timesteps = torch.randint(scheduler.config["num_train_timesteps"], (BATCH,), generator=generator)
         noisy = scheduler.add_noise(latents, noise, timesteps)
@@ -147,7 +148,7 @@ def updating(model: Any) -> Callable[[Tensor], None]:
 
 def noise_scheduler(prior: Backbone) -> Any:
     """Stock diffusers' scheduler of the training, on the prior's noise levels."""
-    from diffusers import DDPMScheduler
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
     return DDPMScheduler.from_config(prior.scheduler_config)
 

@@ -179,11 +179,12 @@ def stock_draws(folder: Path, scheduler: str, strength: float, monkeypatch: pyte
     theirs.scheduler = make_scheduler(theirs.scheduler.config | {"_class_name": "DDIMScheduler"}, scheduler)
     theirs.set_progress_bar_config(disable=True)
     pixels, mask = picture_and_mask()
-    return theirs(  # pyright: ignore[reportReturnType, reportAttributeAccessIssue]
+    drawn: Any = theirs(
         "a red mug", image=Image.fromarray(pixels), mask_image=Image.fromarray(mask).convert("L"), height=16, width=16,
         num_inference_steps=5, guidance_scale=5.0, strength=strength, negative_prompt="a dog", output_type="np",
         generator=torch.Generator().manual_seed(0),
-    ).images[0]  # fmt: skip
+    )  # fmt: skip
+    return drawn.images[0]
 
 
 @pytest.mark.parametrize(
@@ -249,7 +250,7 @@ def test_inpainting_models_are_loaded_only_where_asked_for(inpainting: Path, tin
 def test_a_fresh_model_says_what_its_prior_says_to_the_bit(tiny_folder: TinyFolder) -> None:
     prior = Backbone.load(tiny_folder("sd1"))
     begun = fresh_inpainter(prior)
-    assert begun.takes_mask and not prior.takes_mask and prior.denoiser.config["in_channels"] == 4
+    assert begun.takes_mask and not prior.takes_mask and prior.denoiser.config["in_channels"] == 4  # pyright: ignore[reportArgumentType, reportIndexIssue]
     x_t = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     condition = prior.encode_text(["a red mug", ""])
     channels = told(begun, *as_tensors(*picture_and_mask())).expand(2, -1, -1, -1)
@@ -270,7 +271,7 @@ def test_sixteen_channels_and_other_families_are_drawn_over_too(tiny_models: Mod
         for one in (prior, fresh_inpainter(prior)):
             drawn = Inpaint(one)("a red mug", pixels, mask, seed=0, num_inference_steps=2, output_type="pt").images
             assert drawn.shape == (1, 3, 16, 16) and torch.isfinite(drawn).all()
-        assert one.denoiser.config["in_channels"] == channels
+        assert one.denoiser.config["in_channels"] == channels  # pyright: ignore[reportArgumentType, reportIndexIssue]
 
 
 def random_changes(prior: Backbone) -> tuple[dict[str, Tensor], Lora]:

@@ -38,7 +38,7 @@ def task_of(prior: Backbone) -> InpaintTask:
         return Condition(words[torch.where(rows == EMPTY, 2, rows % 2)])
 
     def measure() -> dict[str, float]:
-        return {"first": float(first.weight.detach()[:, 4:].abs().mean())}
+        return {"first": float(first.get_parameter("weight").detach()[:, 4:].abs().mean())}
 
     return InpaintTask(model, learning, mean, 0.1 * torch.ones_like(mean), lambda rows: pictures[rows], told_words,
                        measure=measure, seed=1)  # fmt: skip
@@ -64,7 +64,7 @@ def test_rows_are_a_function_of_the_step_and_begin_with_what_the_prior_says(prio
 
 def test_it_learns_tells_its_error_and_a_resumed_run_is_an_unbroken_one(prior: Backbone, tmp_path: Path) -> None:
     recipe = TrainingRecipe(steps=4, batch_size=4, learning_rate=1e-2, warmup_steps=0, checkpoint_every=2)
-    cpu, before = torch.device("cpu"), prior.denoiser.get_submodule("conv_in").weight.clone()
+    cpu, before = torch.device("cpu"), prior.denoiser.get_parameter("conv_in.weight").clone()
     whole = train(task_of(prior), recipe, tmp_path / "whole", device=cpu)
     broken = task_of(prior)
     take = broken.batch
@@ -79,7 +79,7 @@ def test_it_learns_tells_its_error_and_a_resumed_run_is_an_unbroken_one(prior: B
         train(broken, recipe, tmp_path / "broken", device=cpu)
     resumed = train(task_of(prior), recipe, tmp_path / "broken", resume=True, device=cpu)
     assert all(torch.equal(value, resumed.ema[name]) for name, value in whole.ema.items())
-    assert torch.equal(prior.denoiser.get_submodule("conv_in").weight, before)  # the prior stays as it is
+    assert torch.equal(prior.denoiser.get_parameter("conv_in.weight"), before)  # the prior stays as it is
     told = inpaint_errors(tmp_path / "whole")
     assert [line["step"] for line in told] == [2, 4] and 0 < told[0]["first"] < told[1]["first"]
 

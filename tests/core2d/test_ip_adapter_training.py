@@ -77,7 +77,7 @@ def test_before_the_first_step_the_loss_is_that_of_the_prior_alone(prior: Backbo
     alone, _ = task.objective.loss(prior.network(rows["noisy"], rows["timesteps"], task.told(rows["asked"])), rows)
     assert torch.equal(loss.detach(), alone)
     loss.backward()
-    values = [layer.to_v_ip.weight.grad for layer in task.model.ip_adapter]  # pyright: ignore
+    values = [layer.get_parameter("to_v_ip.weight").grad for layer in task.model.ip_adapter]
     assert all(grad is not None and grad.abs().max() > 0 for grad in values)  # each layer is heard, and learns
 
 

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -70,7 +72,7 @@ def loaded(folder: Path, path: Path) -> tuple[Any, dict[str, LoraLayer]]:
     """Stock diffusers with a LoRA, and its low-rank layers by part and name."""
     pipeline = StableDiffusionPipeline.from_pretrained(folder)
     with quiet_libraries():
-        pipeline.load_lora_weights(path, adapter_name="a")
+        pipeline.load_lora_weights(str(path), adapter_name="a")
     layers = {}
     for part in (UNET, "text_encoder"):
         for name, layer in getattr(pipeline, part).named_modules():
@@ -105,7 +107,8 @@ def test_what_is_said_to_be_dropped_is_what_diffusers_drops(folder: Path, tmp_pa
         state[f"lora_te_text_model_encoder_layers_9_mlp_fc1.lora_{half}.weight"] = torch.randn(shape)
     path = saved(tmp_path / "a.safetensors", state)
     _, layers = loaded(folder, path)
-    there = present(state, [half["a"].weight for one in layers.values() for half in (one.lora_A, one.lora_B)])
+    halves = [half["a"] for one in layers.values() for half in (one.lora_A, one.lora_B)]
+    there = present(state, [half.get_parameter("weight") for half in halves])
     assert 0 < len(there) < len(state)
     found = verified(path, folder)
     assert set(found["loaders"]["diffusers"]["dropped"]) == state.keys() - there
@@ -234,7 +237,8 @@ def test_a_folder_of_diffusers_and_one_that_lacks_a_tensor(folder: Path, tmp_pat
     state.pop("conv_in.bias")
     save_file(state | {"odd": torch.zeros(2)}, file)
     with quiet_libraries():
-        _, info = UNet2DConditionModel.from_pretrained(tmp_path / "unet", output_loading_info=True)
+        made: Any = UNet2DConditionModel.from_pretrained(tmp_path / "unet", output_loading_info=True)
+    info = made[1]
     said = verified(tmp_path / "unet")
     dropped = said["loaders"]["diffusers"]["dropped"]
     assert [name.partition(" (")[0] for name in dropped] == [*info["missing_keys"], *info["unexpected_keys"]]

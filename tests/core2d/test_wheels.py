@@ -10,7 +10,7 @@ import pytest
 
 from core2d.app.errors import InputError
 from core2d.files import wheels
-from core2d.files.wheels import ANY, CACHE, PUBLISHED, Published, fetch, fetched, models_folder
+from core2d.files.wheels import CACHE, PUBLISHED, Published, fetch, fetched, models_folder
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def _pin(monkeypatch: pytest.MonkeyPatch, file: Path, members: tuple[str, ...], sha256: str | None = None) -> None:
     found = sha256 or hashlib.sha256(file.read_bytes()).hexdigest()
-    monkeypatch.setattr(wheels, "PUBLISHED", {"pose": Published("package==1", found, members, ANY, "MIT", "a test")})
+    monkeypatch.setattr(wheels, "PUBLISHED", {"pose": Published("package==1", found, members, (), "MIT", "a test")})
 
 
 def test_named_files_are_taken_out_and_nothing_else(wheel: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -211,7 +212,7 @@ def test_normals_and_how_much_a_surface_bends() -> None:
 
 @pytest.mark.parametrize("make", [trimesh.creation.box, trimesh.creation.icosphere, trimesh.creation.torus])
 def test_the_distance_to_a_mesh(make: Callable[..., trimesh.Trimesh]) -> None:
-    mesh = make(**({"major_radius": 0.6, "minor_radius": 0.25} if make is trimesh.creation.torus else {}))
+    mesh: Any = make(**({"major_radius": 0.6, "minor_radius": 0.25} if make is trimesh.creation.torus else {}))
     if make is trimesh.creation.box:
         mesh = mesh.subdivide_to_size(0.2)
         solid, tolerance = box(0.5, 0.5, 0.5), 2e-6

@@ -17,19 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import (
-    AnimateDiffPipeline,
-    AutoencoderKL,
-    ControlNetModel,
-    DDIMScheduler,
-    MotionAdapter,
-    StableDiffusionPipeline,
-    StableDiffusionXLPipeline,
-    UNet2DConditionModel,
-    UNetMotionModel,
-)
 from diffusers.loaders.single_file_utils import create_diffusers_clip_model_from_ldm
 from diffusers.loaders.textual_inversion import TextualInversionLoaderMixin
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.controlnets.controlnet import ControlNetModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.models.unets.unet_motion_model import MotionAdapter, UNetMotionModel
+from diffusers.pipelines.animatediff.pipeline_animatediff import AnimateDiffPipeline
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
@@ -86,7 +83,7 @@ def lora(contents: Contents, base: Base) -> Arrived:
         for name, layer in getattr(pipeline, part).named_modules()
         if isinstance(layer, LoraLayer) and ADAPTER in layer.lora_A
     }
-    factors = [half[ADAPTER].weight for layer in layers.values() for half in (layer.lora_A, layer.lora_B)]
+    factors: list[Any] = [half[ADAPTER].weight for layer in layers.values() for half in (layer.lora_A, layer.lora_B)]
     factors += [layer.lora_magnitude_vector[ADAPTER].weight for layer in layers.values()
                 if ADAPTER in layer.lora_magnitude_vector]  # fmt: skip
     scales = {place: float(layer.scaling[ADAPTER]) for place, layer in layers.items()}
@@ -98,9 +95,10 @@ def pipeline_of(base: Base) -> Any:
     parts = {part: hollow(base.build(part)) for part in base.configs}
     nothing: dict[str, Any] = {"vae": None, "tokenizer": None, "scheduler": DDIMScheduler(clip_sample=False),
                                "feature_extractor": None}  # fmt: skip
+    absent: Any = None
     if "text_encoder_2" in parts:
-        return StableDiffusionXLPipeline(**parts, **nothing, tokenizer_2=None, add_watermarker=False)
-    return StableDiffusionPipeline(**parts, **nothing, safety_checker=None, requires_safety_checker=False)
+        return StableDiffusionXLPipeline(**parts, **nothing, tokenizer_2=absent, add_watermarker=False)
+    return StableDiffusionPipeline(**parts, **nothing, safety_checker=absent, requires_safety_checker=False)
 
 
 # -- IP-Adapter and words ------------------------------------------------------------------------------------------
@@ -162,9 +160,10 @@ def on_meta_motion(config: Mapping[str, Any]) -> nn.Module:
 def motion_lora(contents: Contents) -> Arrived:
     """What `AnimateDiffPipeline.load_lora_weights` takes, of a LoRA for modules of SD 1.x."""
     with torch.device("meta"):
-        model = UNetMotionModel.from_config({"cross_attention_dim": 768})
+        model: Any = UNetMotionModel.from_config({"cross_attention_dim": 768})
     nothing: Any = None
-    pipeline = AnimateDiffPipeline(nothing, nothing, nothing, hollow(model), nothing, DDIMScheduler(clip_sample=False))
+    unet_in_time: Any = hollow(model)
+    pipeline = AnimateDiffPipeline(nothing, nothing, nothing, unet_in_time, nothing, DDIMScheduler(clip_sample=False))
     pipeline.load_lora_weights(contents.stand_ins(), adapter_name=ADAPTER, low_cpu_mem_usage=True)
     return Arrived(contents.arrived(value for name, value in pipeline.unet.state_dict().items() if ".lora_" in name))
 
