@@ -46,7 +46,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small pictures, coarse meshes, few true shapes."""
     monkeypatch.setitem(QUALITIES, "draft", QUICK)
     monkeypatch.setattr(mesh_scores, "SHAPES", 2)
-    monkeypatch.setattr(shape_runs, "build_mesh", partial(build_mesh, resolution=24, face_budget=1000))
+    coarse = {"resolution": 24, "face_budget": 1000, "texture_size": 64}
+    monkeypatch.setattr(shape_runs, "build_mesh", lambda *given, **more: build_mesh(*given, **(more | coarse)))
 
 
 @pytest.fixture(scope="module")
@@ -185,8 +186,8 @@ def test_a_class_without_a_front_has_no_janus() -> None:
 
 
 def test_a_bench_repeats_and_is_made_once(told, tmp_path: Path) -> None:
-    words = ("a red mug", "--guidance", *ROWS, "--budget", 44, "--seeds", 1)
-    status, report, said = told(*words, "-o", tmp_path / "a" / "bench.json")
+    words = ("a red mug", "--budget", 22, "--seeds", 1, "--guidance")
+    status, report, said = told(*words, *ROWS, "-o", tmp_path / "a" / "bench.json")
     assert status == 0, said
     table = tmp_path / "a" / "bench.json"
     assert report["outputs"] == [str(table), str(table.with_suffix(".png"))]
@@ -194,19 +195,21 @@ def test_a_bench_repeats_and_is_made_once(told, tmp_path: Path) -> None:
     assert report["metrics"] == found["guidances"] and list(found["guidances"]) == list(ROWS)
     for run in found["runs"]:
         name = run["settings"]["guidance"]
-        assert run["steps"] == 44 // (2 * ROWS[name]) and run["evaluations"] == run["steps"] * 2 * ROWS[name]
-        assert 44 - run["evaluations"] < 2 * ROWS[name] and run["failed"] is None
+        assert run["steps"] == 22 // (2 * ROWS[name]) and run["evaluations"] == run["steps"] * 2 * ROWS[name]
+        assert 22 - run["evaluations"] < 2 * ROWS[name] and run["failed"] is None
     assert len({run["chamfer"] for run in found["runs"]}) == len(ROWS)
     picture = read_image(table.with_suffix(".png"))
     assert picture.shape == ((1 + len(ROWS)) * work.SIDE_SIZE, 4 * work.SIDE_SIZE, 3)
     assert json.loads(read_image_text(table.with_suffix(".png"))["rows"]) == ["truth", *ROWS]
     before = table.read_bytes()
-    status, _, said = told(*words, "-o", table)  # all is there
+    status, _, said = told(*words, *ROWS, "-o", table)  # all is there
     assert status == 0 and "run 1 of" not in said and table.read_bytes() == before
-    assert told(*words, "-o", tmp_path / "b" / "bench.json")[0] == 0
-    assert without_seconds(tmp_path / "b" / "bench.json") == without_seconds(table)
-    status, _, said = told(*words, "--seed", 1, "-o", table)  # another bench: all is made anew
-    assert status == 0 and "run 5 of 5" in said and without_seconds(table) != json.loads(before)
+    assert told(*words, "vsd", "csd", "-o", tmp_path / "b" / "bench.json")[0] == 0
+    again = without_seconds(tmp_path / "b" / "bench.json")
+    assert again["runs"] == [without_seconds(table)["runs"][list(ROWS).index(name)] for name in ("vsd", "csd")]
+    status, _, said = told(*words, "csd", "--seed", 1, "-o", table)  # another bench: it is made anew
+    assert status == 0 and "run 1 of 1" in said
+    assert without_seconds(table)["runs"][0]["chamfer"] != again["runs"][1]["chamfer"]
 
 
 def test_a_bench_that_was_stopped_goes_on(told, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
