@@ -9,6 +9,7 @@ COMMANDS = {
     "text-to-mesh": Command("gen3d.dreamfusion", "TextToMeshRecipe"),
     "image-to-3d": Command("gen3d.zero123.image_to_3d", "ImageTo3DRecipe"),
     "novel-views": Command("gen3d.zero123", "NovelViewsRecipe"),
+    "bench-guidance": Command("gen3d.bench_guidance", "BenchGuidanceRecipe"),
     "nerf": Command("gen3d.nerf", "NerfRecipe"),
     "eval": Command("gen3d.nerf", "EvalRecipe", "evaluate"),
     "export": Command("gen3d.results", "ExportRecipe", "export", EVERY_RUN),

@@ -32,7 +32,7 @@ from core2d.toybox.captions import background_phrase
 from gen3d.dreamfusion.control import following
 from gen3d.dreamfusion.memory import memory_needed
 from gen3d.dreamfusion.recipe import QUALITIES, DreamFusionConfig, TextToMeshRecipe
-from gen3d.dreamfusion.task import Distill, DreamFusionTask
+from gen3d.dreamfusion.task import Distill, DreamFusionTask, LearningTask
 from gen3d.mesh import Build, TexturedMesh
 from gen3d.mesh.pictures import around as around
 from gen3d.mesh.pictures import picture as picture
@@ -73,7 +73,8 @@ def text_to_mesh(
     """
     config = config or QUALITIES["normal"]
     task = DreamFusionTask(Model(seed), prior, prompt, config, views, seed, distill, tell)
-    return mesh_of(optimise(task, training_recipe(config, seed), run, resume, repr(prompt), prior.device))
+    phased = LearningTask(task) if len(task.model.learners) else task
+    return mesh_of(optimise(phased, training_recipe(config, seed), run, resume, repr(prompt), prior.device))
 
 
 # -- one prompt of the command ---------------------------------------------------------------------------------

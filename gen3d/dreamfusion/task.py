@@ -38,12 +38,13 @@ from core2d.guidance import (
 )
 from core2d.guidance.base import Learning, Tell
 from core2d.prior.base import Prior
-from core2d.prior.cameras import orbit
+from core2d.prior.cameras import Cameras, orbit
 from core2d.toybox import world
 from core2d.toybox.captions import background_phrase
 from core2d.toybox.scene import plain
-from core2d.training.loop import step_generator, step_seed
+from core2d.training.loop import Phase, step_generator, step_seed
 from gen3d.dreamfusion.recipe import DreamFusionConfig
+from gen3d.render.volume import Rendered
 from gen3d.shaping.model import TIMES, Model, around, as_pictures, latent_numbers, look, picture_size, regularisation
 
 Distill = Callable[[Prior, ScoreDistillationConfig, int], Guidance]
@@ -53,6 +54,8 @@ ALBEDO_FIRST = 0.2  # fraction of the steps without shading, while there is no s
 # cameras keep to the middle of that: to either side of front, sides and back, at the height of most pictures.
 NAMED_WITHIN, NAMED_ELEVATIONS = 10.0, (10.0, 30.0)  # degrees
 OVERHEAD, OVERHEAD_ELEVATIONS = 0.1, (62.0, 78.0)  # share of the steps, degrees
+# Adam's, for what a guidance learns: ten times that of ProlificDreamer, which takes a hundred times as many steps.
+LEARNER_RATE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,18 @@ OPEN = Manner(50.0, 0.5, "latent")  # where the prompt leaves most of a picture 
 def manner_of(prior: Prior) -> Manner:
     """How to ask a prior, by the world that its own metadata names."""
     return EXACT if prior.world == world.NAME else OPEN
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a step shows its guidance: pictures (n, 3, h, w) in [0, 1] and their rays, in words, and from where."""
+
+    pictures: Tensor
+    seen: Rendered
+    prompt: str
+    cameras: Cameras
+    step: int
+    guidance: Guidance
 
 
 @dataclass
@@ -134,7 +149,14 @@ class DreamFusionTask:
         return {name: value[positions] for name, value in (spread(draws[0], draws[2:]) | same).items()}
 
     def loss(self, model: Model, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float | Tensor]]:
-        """Score distillation and the regularisers."""
+        """Score distillation and the regularisers, and what a guidance with state learns."""
+        shown = self.show(model, batch)
+        loss, parts = self.field_loss(shown)
+        learned = self.learner_loss(shown)
+        return (loss if learned is None else loss + learned), parts
+
+    def show(self, model: Model, batch: dict[str, Tensor]) -> Shown:
+        """The pictures of a step."""
         step, shaded = int(batch["step"][0]), bool(batch["shaded"][0])
         generator = torch.Generator().manual_seed(step_seed(self.seed, step, 2))
         model.follow(step, generator)
@@ -142,15 +164,21 @@ class DreamFusionTask:
         word = self._backgrounds()[int(batch["background"][0])]
         size = picture_size(self.config, step, self.prior.image_size)
         seen = look(model, cameras, size, torch.tensor(plain(word)), shaded, generator)
-        pictures = as_pictures(seen.color, size)  # (n, 3, h, w)
         prompt = self.prompt if self.in_words else (self.prompt + self._setting(word)).removeprefix(", ")
-        distillation, info = self.guidance[word](pictures, prompt, cameras, step)
-        guidance = self.guidance[word]
-        if isinstance(guidance, Learning):
-            distillation = distillation + guidance.learner_loss(pictures.detach(), prompt, cameras, step)
-        regular, parts = regularisation(seen, self.config, step)
+        return Shown(as_pictures(seen.color, size), seen, prompt, cameras, step, self.guidance[word])
+
+    def field_loss(self, shown: Shown) -> tuple[Tensor, dict[str, float | Tensor]]:
+        """Score distillation and the regularisers."""
+        distillation, info = shown.guidance(shown.pictures, shown.prompt, shown.cameras, shown.step)
+        regular, parts = regularisation(shown.seen, self.config, shown.step)
         parts |= {"sds": distillation, "t": info["t"].float().mean()}
         return distillation + latent_numbers(self.prior) * regular, parts
+
+    def learner_loss(self, shown: Shown) -> Tensor | None:
+        """Of a guidance with state; None of others."""
+        if not isinstance(shown.guidance, Learning):
+            return None
+        return shown.guidance.learner_loss(shown.pictures.detach(), shown.prompt, shown.cameras, shown.step)
 
     def _setting(self, background: str) -> str:
         """How the prompt goes on: priors of Toybox know the names of backgrounds."""
@@ -161,6 +189,33 @@ class DreamFusionTask:
         if not self.of_toybox:
             return ["white"]
         return [word for word in world.COLOR_NAMES if word != "black" and word not in self.prompt.split()]
+
+
+class LearningTask:
+    """A `DreamFusionTask` whose guidance learns, as a task of two phases: low-rank layers that are moved as fast as a
+    hash grid fall to pieces.
+
+    Args:
+        task: whose loss is asked in two parts, of one rendering.
+    """
+
+    def __init__(self, task: DreamFusionTask) -> None:
+        self.task, self.model = task, task.model
+        rate = LEARNER_RATE / task.config.learning_rate
+        self.phases = (Phase("field", ("field",)), Phase("learner", ("learners",), rate=rate))
+        self.shown: Shown | None = None  # of the step under way
+
+    def batch(self, step: int, positions: Tensor, batch_size: int) -> dict[str, Tensor]:
+        return self.task.batch(step, positions, batch_size)
+
+    def loss(self, model: Model, batch: dict[str, Tensor], phase: str) -> tuple[Tensor, dict[str, float | Tensor]]:
+        if phase == "field":
+            self.shown = self.task.show(model, batch)
+            return self.task.field_loss(self.shown)
+        assert self.shown is not None
+        learned = self.task.learner_loss(self.shown)
+        assert learned is not None
+        return learned, {}
 
 
 def where_words_fit(start: Tensor, draws: Tensor) -> dict[str, Tensor]:

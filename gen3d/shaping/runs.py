@@ -19,7 +19,7 @@ from core2d.app.provenance import digests
 from core2d.app.recipe import Recipe
 from core2d.app.runs import read_part, read_run, recipe_of_run, start_run
 from core2d.training.checkpoints import newest_checkpoint, set_aside
-from core2d.training.loop import Task, TrainingRecipe, train
+from core2d.training.loop import PhasedTask, Task, TrainingRecipe, train
 from gen3d.mesh import Build, TexturedMesh, build_mesh, load_mesh, save_mesh
 from gen3d.mesh.pictures import save_turntable, save_views, seen_from, sides
 from gen3d.shaping.model import BOUND, Model
@@ -36,7 +36,7 @@ Shaping = TypeVar("Shaping", bound=Recipe)  # of a command that shapes a field: 
 
 
 def optimise(
-    task: Task[Model],
+    task: Task[Model] | PhasedTask[Model],
     recipe: TrainingRecipe,
     run: Path,
     resume: bool,

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import trimesh
 from scipy.spatial import KDTree
+from torch import Tensor
 
 from core2d.prior.cameras import Cameras, degrees, orbit
 from core2d.prior.oracle import OracleBackbone
@@ -112,8 +113,15 @@ def cameras(azimuths: Sequence[float] = AZIMUTHS) -> Cameras:
 
 
 def look(mesh: TexturedMesh, judge: PictureJudge) -> Verdict:
-    """What the judge reads from the eight sides, each drawn as Toybox draws its stills: on white, 2x2 samples."""
-    return judge.judge(render_mesh(mesh, cameras(), SIZE, supersampling=2)[:, :3])
+    """What the judge reads from the eight sides."""
+    return judge.judge(drawn(mesh)[:, :3])
+
+
+def drawn(mesh: TexturedMesh) -> Tensor:
+    """(8, 4, 64, 64) colour and coverage in [0, 1] from the eight sides, as Toybox draws its stills: on white, 2x2
+    samples.
+    """
+    return render_mesh(mesh, cameras(), SIZE, supersampling=2)
 
 
 def is_janus(verdict: Verdict) -> bool:
@@ -159,8 +167,13 @@ def distance_to_class(mesh: TexturedMesh, name: str, seed: int, shapes: int = SH
     A true shape is at about 0.02 from its own class by this: so far apart are the points, and its parts overlap, so
     that some of their surface lies inside.
     """
+    return nearest_shape(mesh, name, seed, shapes)[0]
+
+
+def nearest_shape(mesh: TexturedMesh, name: str, seed: int, shapes: int = SHAPES) -> tuple[float, int]:
+    """That distance, and which of the true shapes it is the distance to."""
     found = surface_points(in_unit_box(mesh.vertices), mesh.faces, seed=seed)
-    return min(chamfer(found, true_points(name, seed, index)) for index in range(shapes))
+    return min((chamfer(found, true_points(name, seed, index)), index) for index in range(shapes))
 
 
 def true_points(name: str, seed: int, index: int) -> np.ndarray:
@@ -172,10 +185,14 @@ def true_points(name: str, seed: int, index: int) -> np.ndarray:
 # -- a prior that knows one object -----------------------------------------------------------------------------
 
 
-def oracle_of(scene: Scene) -> OracleBackbone:
+def oracle_of(scene: Scene, device: torch.device | str = "cpu", size: int = SIZE) -> OracleBackbone:
     """The exact scores of one body, from many sides and over each plain background that DreamFusion names.
 
     With it there is no prior to blame: what is wrong with a mesh is wrong in guidance, field, renderer or mesh stage.
+
+    Args:
+        device: where it answers.
+        size: pixels of a side that it sees.
     """
     scenes, sentences = [], []
     for word in world.COLOR_NAMES:
@@ -186,6 +203,6 @@ def oracle_of(scene: Scene) -> OracleBackbone:
             view = View(2 * math.pi * side / ORACLE_SIDES, elevation, RADIUS)
             scenes.append(replace(scene, view=view, background=plain(word)))
             sentences.append(f"{scene.caption}, {background_phrase(None, word)}")
-    pictures = torch.from_numpy(render(scenes).rgb).movedim(-1, 1) * 2 - 1  # (n, 3, h, w)
+    pictures = (torch.from_numpy(render(scenes, size).rgb).movedim(-1, 1) * 2 - 1).to(device)  # (n, 3, h, w)
     views = torch.tensor([[one.view.azimuth, one.view.elevation, one.view.radius] for one in scenes])  # (n, 3)
     return OracleBackbone(pictures, sentences, orbit(*views.T), select=str.__eq__, world=world.NAME)

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.mesh_looks import textured_body
 
 from core2d.toybox import world
 from core2d.toybox.judge import PictureJudge, Verdict, load_picture_judge
-from core2d.toybox.sample import mesh_of
 from core2d.toybox.scene import portrait
 from gen3d.mesh import TexturedMesh, load_mesh, save_mesh
 from gen3d.toybox import mesh_scores as scores
@@ -24,11 +24,7 @@ def judge() -> PictureJudge:
 
 
 def true_object(name: str, color: str) -> TexturedMesh:
-    """A Toybox body; every face has its own corners, since colours are per face."""
-    body = mesh_of(portrait(name, color, 0, 0, SEED, 0))
-    colors = np.repeat(np.asarray(body.visual.face_colors)[:, :3], 3, axis=0)  # pyright: ignore
-    corners = np.asarray(body.triangles).reshape(-1, 3)
-    return TexturedMesh(corners, np.arange(len(corners)).reshape(-1, 3), colors=colors)
+    return textured_body(portrait(name, color, 0, 0, SEED, 0))
 
 
 def verdict_of(*words: str) -> Verdict:

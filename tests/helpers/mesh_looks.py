@@ -1,8 +1,10 @@
-"""A picture of four colours on a square metre, and what is seen of it from the front."""
+"""A picture of four colours on a square metre and what is seen of it from the front; bodies of Toybox as meshes."""
 
 import numpy as np
 
 from core2d.prior.cameras import orbit
+from core2d.toybox.sample import mesh_of
+from core2d.toybox.scene import Scene
 from gen3d.mesh import TexturedMesh, render_mesh
 
 RED, GREEN, BLUE, SAND = (200, 40, 40), (40, 180, 60), (50, 60, 220), (220, 200, 120)
@@ -21,3 +23,11 @@ def quarters(mesh: TexturedMesh, cells: int = 2) -> np.ndarray:
 def is_near(found: np.ndarray, expected: np.ndarray, most: float = 2.0) -> bool:
     """Whether two arrays of colours in [0, 255] differ by no more than `most`."""
     return bool(np.abs(found.astype(float) - np.asarray(expected, float)).max() <= most)
+
+
+def textured_body(scene: Scene) -> TexturedMesh:
+    """The body of a Toybox scene; every face has its own corners, since colours are per face."""
+    body = mesh_of(scene)
+    colors = np.repeat(np.asarray(body.visual.face_colors)[:, :3], 3, axis=0)  # pyright: ignore
+    corners = np.asarray(body.triangles).reshape(-1, 3)
+    return TexturedMesh(corners, np.arange(len(corners)).reshape(-1, 3), colors=colors)
