@@ -107,7 +107,7 @@ def sinusoids(values: Tensor, count: int = FREQUENCIES, shift: float = 0.0) -> T
     """
     half = count // 2
     steps = torch.arange(half, dtype=torch.float32, device=values.device)
-    angles = values.float()[:, None] * torch.exp(steps * (-math.log(10000.0) / (half - shift)))  # (b, count / 2)
+    angles = values.float()[:, None] * torch.exp(-math.log(10000.0) * steps / (half - shift))  # (b, count / 2)
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 

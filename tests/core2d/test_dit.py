@@ -320,6 +320,7 @@ def published(model: DiT) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@torch.no_grad()
 def test_a_published_file_is_read_and_written(tmp_path: Path, suffix: str) -> None:
     model = filled(DiT(**WIDE), spread=0.02)
     state, path = published(model), tmp_path / f"DiT{suffix}"
@@ -329,11 +330,12 @@ def test_a_published_file_is_read_and_written(tmp_path: Path, suffix: str) -> No
     assert {name: read.config[name] for name in WIDE} == WIDE and read.config["frequency_shift"] == 0
     write_dit(tmp_path / "again.safetensors", read, "original")
     again = read_dit(tmp_path / "again.safetensors")
-    assert dict(again.config) == dict(read.config)
+    assert all(again.config[name] == value for name, value in read.config.items() if not name.startswith("_"))
     for name, value in published(again).items():
         assert torch.equal(value, state[name]), name
     x_t = noise(1, 4, 8, 8)
-    assert torch.equal(again(x_t, 7, torch.tensor([3])), model(x_t, 7, torch.tensor([3])))
+    said = [one(x_t, 7, torch.tensor([3])) for one in (again, model)]
+    torch.testing.assert_close(*said, atol=1e-6, rtol=0)  # weights that lie askew in a file may be summed otherwise
 
 
 def test_names_of_the_largest_are_the_published_ones() -> None:

@@ -98,11 +98,14 @@ def test_a_prior_draws_the_same_picture_with_either(tiny_folder: Callable[..., P
     prior = Backbone.load(folder)
     ours = prior.with_denoiser(read_pixart(folder / "transformer"))
     assert isinstance(ours.denoiser, PixArt)
-    options: dict[str, Any] = dict(seed=0, num_inference_steps=4, guidance_scale=4.5, output_type="latent")
-    options |= {"height": 32, "width": 48}
-    drawn = [TextToImage(one)("a red mug on plain ground", **options).images for one in (prior, ours)]
-    torch.testing.assert_close(*drawn, atol=1e-5, rtol=0)
-    assert drawn[0].std() > 0.1
+    options: dict[str, Any] = dict(seed=0, num_inference_steps=4, guidance_scale=4.5, height=32, width=48)
+    for kind in ("pt", "latent"):  # latents of an untrained model are in the hundreds
+        drawn = [
+            TextToImage(one)("a red mug on plain ground", output_type=kind, **options).images for one in (prior, ours)
+        ]
+        spread = drawn[0].std()
+        assert spread > 0.1
+        torch.testing.assert_close(drawn[1], drawn[0], atol=1e-5 * max(1.0, float(spread)), rtol=0)
 
 
 def test_a_prior_of_ours_is_saved_for_stock_pipelines_once_it_is_theirs_again(
@@ -119,7 +122,7 @@ def test_a_prior_of_ours_is_saved_for_stock_pipelines_once_it_is_theirs_again(
 # -- as in the papers ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", SIZES)
+@pytest.mark.parametrize("kind", ["alpha-1024", "sigma-1024"])
 def test_parameters_are_those_of_the_published_models(kind: str) -> None:
     size = SIZES[kind]
     with torch.device("meta"):
@@ -188,7 +191,7 @@ def test_it_learns_by_the_task_of_priors(tmp_path: Path) -> None:
     config = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
     words = nn.Embedding(5, 12).requires_grad_(False)  # four captions and the empty one
     task = DenoisingTask(
-        model=PriorNetworks(cast(Any, PixArt(**TINY | {"dim": 48, "heads": 4}, out_channels=4))),
+        model=PriorNetworks(cast(Any, PixArt(**TINY | {"dim": 48}, out_channels=4))),
         mean=noise(4, 4, 1, 1, seed=7).expand(-1, -1, 8, 8),
         deviation=torch.zeros(4, 4, 8, 8),
         tokens=torch.arange(1, 5)[:, None].expand(-1, 3),
@@ -198,11 +201,11 @@ def test_it_learns_by_the_task_of_priors(tmp_path: Path) -> None:
         stills=torch.arange(4),
         schedule=NoiseSchedule.from_config(config),
     )
-    seen = task.batch(1000, torch.arange(64), 64)  # of a step that is not trained on
+    seen = task.batch(1000, torch.arange(32), 32)  # of a step that is not trained on
     with torch.no_grad():
         before = task.loss(task.model, seen)[1]["mse"]
     assert before == pytest.approx(float(seen["target"].square().mean()))  # a fresh one says 0
-    recipe = TrainingRecipe(steps=60, batch_size=16, learning_rate=3e-3, warmup_steps=10, ema_decay=0, log_every=60)
+    recipe = TrainingRecipe(steps=60, batch_size=8, learning_rate=3e-3, warmup_steps=10, ema_decay=0, log_every=60)
     train(task, recipe, tmp_path, device=torch.device("cpu"))
     with torch.no_grad():
         after = task.loss(task.model, seen)[1]["mse"]
