@@ -55,10 +55,10 @@ class PatchEmbedding(nn.Module):
 
 def unpatched(patches: Tensor, grid: tuple[int, int], patch_size: int) -> Tensor:
     """(b, rows cols, p p c) -> (b, c, rows p, cols p): what the network says of each patch, put together."""
-    rows, columns = grid
-    squares = patches.reshape(len(patches), rows, columns, patch_size, patch_size, -1)  # (b, rows, cols, p, p, c)
+    (rows, columns), count = grid, patches.shape[0]  # not len(), which a tracing exporter would take for a constant
+    squares = patches.reshape(count, rows, columns, patch_size, patch_size, -1)  # (b, rows, cols, p, p, c)
     picture = squares.permute(0, 5, 1, 3, 2, 4)  # (b, c, rows, p, cols, p)
-    return picture.reshape(len(patches), -1, rows * patch_size, columns * patch_size)
+    return picture.reshape(count, -1, rows * patch_size, columns * patch_size)
 
 
 def sincos_positions(rows: int, columns: int, dim: int, base: int | None = None, interpolation: float = 1.0) -> Tensor:
@@ -220,9 +220,14 @@ def _checked(heads: int, dim: int) -> int:
 # -- blocks --------------------------------------------------------------------------------------------------------
 
 
+def norm(dim: int) -> nn.LayerNorm:
+    """Without weights of its own: what follows it scales and shifts by what is told."""
+    return nn.LayerNorm(dim, NORM_EPSILON, elementwise_affine=False)
+
+
 def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """(b, n, d) normalised over d, then scaled and shifted by (b, 1, d) each; a scale of 0 leaves it as it is."""
-    return F.layer_norm(x, x.shape[-1:], eps=NORM_EPSILON) * (1 + scale) + shift
+    """(b, n, d) scaled and shifted by (b, 1, d) each; a scale of 0 leaves it as it is."""
+    return x * (1 + scale) + shift
 
 
 class ModulatedBlock(nn.Module):
@@ -233,6 +238,7 @@ class ModulatedBlock(nn.Module):
 
     def __init__(self, dim: int, heads: int, cross: bool = False, mlp_ratio: float = 4.0):
         super().__init__()
+        self.norm = norm(dim)  # has no weights: one for both
         self.attn = SelfAttention(dim, heads)
         self.cross_attn = CrossAttention(dim, heads) if cross else None
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
@@ -253,10 +259,10 @@ class ModulatedBlock(nn.Module):
             context_mask, mask: (b, m) and (b, n) bool, False where there is no token; all are there if None.
         """
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = modulation.chunk(6, dim=1)  # (b, 1, d) each
-        x = x + gate * self.attn(modulated(x, shift, scale), mask)
+        x = x + gate * self.attn(modulated(self.norm(x), shift, scale), mask)
         if self.cross_attn is not None and context is not None:
             x = x + self.cross_attn(x, context, context_mask)
-        return x + mlp_gate * self.mlp(modulated(x, mlp_shift, mlp_scale))
+        return x + mlp_gate * self.mlp(modulated(self.norm(x), mlp_shift, mlp_scale))
 
 
 class AdaLNZeroBlock(ModulatedBlock):
@@ -304,12 +310,12 @@ class AdaLNZeroOutput(nn.Module):
     def __init__(self, dim: int, out: int):
         super().__init__()
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 2 * dim))
-        self.linear = nn.Linear(dim, out)
+        self.norm, self.linear = norm(dim), nn.Linear(dim, out)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """(b, n, d) and (b, d) -> (b, n, out)."""
         shift, scale = self.adaLN_modulation(condition)[:, None].chunk(2, dim=2)  # (b, 1, d) each
-        return self.linear(modulated(x, shift, scale))
+        return self.linear(modulated(self.norm(x), shift, scale))
 
 
 class AdaLNSingleOutput(nn.Module):
@@ -318,12 +324,12 @@ class AdaLNSingleOutput(nn.Module):
     def __init__(self, dim: int, out: int):
         super().__init__()
         self.scale_shift_table = nn.Parameter(torch.randn(2, dim) / dim**0.5)
-        self.linear = nn.Linear(dim, out)
+        self.norm, self.linear = norm(dim), nn.Linear(dim, out)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """(b, n, d) and (b, d) -> (b, n, out)."""
         shift, scale = (self.scale_shift_table + condition[:, None]).chunk(2, dim=1)  # (b, 1, d) each
-        return self.linear(modulated(x, shift, scale))
+        return self.linear(modulated(self.norm(x), shift, scale))
 
 
 # -- fresh weights -------------------------------------------------------------------------------------------------

@@ -141,7 +141,7 @@ class DiT(ModelMixin, ConfigMixin):
         mask: Tensor | None = None,
     ) -> Tensor:
         """(b, n, d) tokens, of which `mask` (b, n) hides some -> (b, n, p p out) what is said of each patch."""
-        count = len(tokens)
+        count = tokens.shape[0]
         self._check(count, labels, captions, caption_mask)
         condition = self.t_embedder(as_batch(t, count, tokens.device))  # (b, d)
         if self.y_embedder is not None:

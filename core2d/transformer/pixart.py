@@ -110,14 +110,14 @@ class PixArt(ModelMixin, ConfigMixin):
         Raises:
             ValueError: shapes that do not fit, or sizes are missing.
         """
-        grid = self.x_embedder.grid(x_t)
-        check_captions(captions, caption_mask, len(x_t), self.config["caption_dim"])
+        grid, count = self.x_embedder.grid(x_t), x_t.shape[0]
+        check_captions(captions, caption_mask, count, self.config["caption_dim"])
         tokens = self.x_embedder(x_t)  # (b, n, d)
         positions = sincos_positions(*grid, self.dim, self.base, self.interpolation_scale)  # (n, d)
         tokens = tokens + positions.to(tokens)
-        condition = self.t_embedder(as_batch(t, len(x_t), x_t.device))  # (b, d)
+        condition = self.t_embedder(as_batch(t, count, x_t.device))  # (b, d)
         if self.csize_embedder is not None:
-            condition = condition + self._of_size(len(x_t), resolution, aspect_ratio)
+            condition = condition + self._of_size(count, resolution, aspect_ratio)
         modulation = self.t_block(condition).unflatten(1, (6, -1))  # (b, 6, d)
         context = self.y_embedder(captions)  # (b, m, d)
         mask = None if caption_mask is None else caption_mask.bool()  # (b, m)
