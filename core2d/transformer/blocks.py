@@ -121,7 +121,7 @@ class TimestepEmbedding(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         """(b,) -> (b, d)."""
-        return self.mlp(sinusoids(t, shift=self.shift).to(self.mlp[0].weight.dtype))
+        return self.mlp(sinusoids(t, shift=self.shift).to(next(self.parameters()).dtype))
 
 
 class LabelEmbedding(nn.Module):

@@ -9,6 +9,7 @@ with modulation by time kept). What it predicts is up to what it is trained with
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -29,7 +30,7 @@ from core2d.transformer.blocks import (
     unpatched,
 )
 
-SIZES = {  # 2212.09748 table 1: 33, 130, 458 and 675 million parameters
+SIZES: dict[str, dict[str, Any]] = {  # 2212.09748 table 1: 33, 130, 458 and 675 million parameters
     "S": {"dim": 384, "depth": 12, "heads": 6},
     "B": {"dim": 768, "depth": 12, "heads": 12},
     "L": {"dim": 1024, "depth": 24, "heads": 16},

@@ -8,7 +8,11 @@ diffusers' `PixArtTransformer2DModel` is, it answers as that does, so that a pri
 
     prior = Backbone.load(folder)
     prior = prior.with_denoiser(read_pixart(folder / "transformer"))  # core2d.transformer.files
+
+A pipeline is saved for others with the model of diffusers in it again (`layouts.pixart_to_diffusers`).
 """
+
+from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -29,7 +33,9 @@ from core2d.transformer.blocks import (
 )
 from core2d.transformer.dit import check_captions
 
-SIZES = {  # as published, by the side of the pictures; one width and depth (2310.00426 section 2.3)
+SIZES: dict[
+    str, dict[str, Any]
+] = {  # as published, by the side of the pictures; one width and depth (2310.00426 section 2.3)
     "alpha-256": {"sample_size": 32, "null_tokens": 120},
     "alpha-512": {"sample_size": 64, "null_tokens": 120},
     "alpha-1024": {"sample_size": 128, "interpolation_scale": 2.0, "micro_conditions": True, "null_tokens": 120},

@@ -126,9 +126,9 @@ def test_a_prior_of_ours_is_saved_for_stock_pipelines_once_it_is_theirs_again(
 def test_parameters_are_those_of_the_published_models(kind: str) -> None:
     size = SIZES[kind]
     with torch.device("meta"):
-        ours = PixArt(**size)  # pyright: ignore[reportArgumentType]
+        ours = PixArt(**size)
         theirs = PixArtTransformer2DModel(
-            sample_size=size["sample_size"],  # pyright: ignore[reportArgumentType]
+            sample_size=size["sample_size"],
             interpolation_scale=1,  # of positions, which have no parameters
             caption_channels=4096,
             use_additional_conditions="micro_conditions" in size,
@@ -262,7 +262,7 @@ ALPHA = SIGMA | {
 @pytest.mark.parametrize(("kind", "names"), [("alpha-512", SIGMA), ("alpha-1024", ALPHA), ("sigma-2048", SIGMA)])
 def test_names_are_the_published_ones(kind: str, names: set[str]) -> None:
     with torch.device("meta"):
-        ours = PixArt(**SIZES[kind]).state_dict().keys()  # pyright: ignore[reportArgumentType]
+        ours = PixArt(**SIZES[kind]).state_dict().keys()
     assert ours == (names - {"pos_embed"}) | {f"blocks.{block}.{name}" for block in range(28) for name in BLOCK}
 
 
