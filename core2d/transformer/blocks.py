@@ -368,6 +368,6 @@ def as_batch(t: Tensor | float, count: int, device: torch.device) -> Tensor:
         ValueError: there is another number of them.
     """
     times = torch.as_tensor(t, device=device)
-    if times.ndim > 1 or (times.ndim == 1 and len(times) not in (1, count)):
+    if times.ndim > 1 or (times.ndim == 1 and times.shape[0] not in (1, count)):
         raise ValueError(f"times of the shape {tuple(times.shape)} for {count} rows: they are to be () or ({count},)")
     return times.expand(count)

@@ -33,9 +33,8 @@ from core2d.transformer.blocks import (
 )
 from core2d.transformer.dit import check_captions
 
-SIZES: dict[
-    str, dict[str, Any]
-] = {  # as published, by the side of the pictures; one width and depth (2310.00426 section 2.3)
+# As published, by the side of the pictures; all have one width and depth (2310.00426 section 2.3).
+SIZES: dict[str, dict[str, Any]] = {
     "alpha-256": {"sample_size": 32, "null_tokens": 120},
     "alpha-512": {"sample_size": 64, "null_tokens": 120},
     "alpha-1024": {"sample_size": 128, "interpolation_scale": 2.0, "micro_conditions": True, "null_tokens": 120},
