@@ -298,6 +298,7 @@ def small_oracle(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
+@pytest.mark.slow
 def test_sds_comes_nearer_to_the_truth_that_an_oracle_knows(
     small_oracle: None, command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
