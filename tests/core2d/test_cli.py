@@ -161,8 +161,12 @@ def test_bad_input_from_the_shell(tmp_path: Path):
 @pytest.mark.parametrize(
     ("program", "known"),
     [
-        ("gen3d", "its commands are text-to-mesh, image-to-3d, novel-views, nerf, eval, export, render, mesh check"),
-        ("genvideo", "its commands are text-to-video"),
+        (
+            "gen3d",
+            "its commands are text-to-mesh, image-to-3d, novel-views, bench-guidance, nerf, eval, export, render, "
+            "mesh check",
+        ),
+        ("genvideo", "its commands are text-to-video, pose"),
     ],
 )
 def test_a_wrong_command_is_told_the_right_ones(program: str, known: str):

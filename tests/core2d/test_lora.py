@@ -550,7 +550,7 @@ def test_attached_layers_compute_what_fused_ones_do_and_are_taken_out_as_they_we
     prior.to(torch.device("cpu"))  # which forgets what has been encoded
     attach(prior.family.parts, lora, "style", 0.5)
     words = [one.encode_text(["a red mug"]) for one in (prior, other)]
-    torch.testing.assert_close(words[0].tokens, words[1].tokens, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(words[0].tokens, words[1].tokens, atol=5e-5, rtol=1e-4)  # sums in another order
     assert (words[0].tokens - plain).abs().max() > 1e-3
     outputs = [one.predict(x_t, 500, words[1]).eps for one in (prior, other)]
     torch.testing.assert_close(*outputs, atol=1e-4, rtol=1e-4)
