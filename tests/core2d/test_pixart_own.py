@@ -191,7 +191,7 @@ def test_it_learns_by_the_task_of_priors(tmp_path: Path) -> None:
     config = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
     words = nn.Embedding(5, 12).requires_grad_(False)  # four captions and the empty one
     task = DenoisingTask(
-        model=PriorNetworks(cast(Any, PixArt(**TINY | {"dim": 48}, out_channels=4))),
+        model=PriorNetworks(cast(Any, PixArt(**{**TINY, "dim": 48}, out_channels=4))),
         mean=noise(4, 4, 1, 1, seed=7).expand(-1, -1, 8, 8),
         deviation=torch.zeros(4, 4, 8, 8),
         tokens=torch.arange(1, 5)[:, None].expand(-1, 3),
@@ -235,7 +235,7 @@ def test_shapes_that_do_not_fit_are_told(case: str) -> None:
 
 def test_a_width_that_sizes_cannot_share() -> None:
     with pytest.raises(ValueError, match="which 32 numbers do not allow"):
-        PixArt(**TOLD | {"dim": 32})
+        PixArt(**{**TOLD, "dim": 32})
 
 
 # -- files ---------------------------------------------------------------------------------------------------------
