@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import fmean
 
-from core2d.app.outputs import atomic_path
+from core2d.app.outputs import atomic_path, write_json
+
+
+def tell_measured(found: Mapping[str, float], folder: Path, step: int) -> None:
+    """Say what a checkpoint measured: into `folder`/step-NNNNNN.json, and on stderr."""
+    write_json(folder / f"step-{step:06d}.json", {"step": step, **found})
+    said = ", ".join(f"{name} {value:.4f}" for name, value in found.items())
+    sys.stderr.write(f"\nstep {step}: {said}\n")
+
+
+def measured(run: Path) -> list[dict[str, float]]:
+    """What the checkpoints of a run measured (`tell_measured`), in the order of their steps."""
+    files = sorted((run / "previews").glob("step-*.json"))
+    return [json.loads(file.read_text(encoding="utf-8")) for file in files]
 
 
 class TrainingLog:

@@ -39,11 +39,12 @@ from core2d.media.pictures import read_image_text
 from core2d.media.skeletons import COLORS, LIMBS, draw_skeleton
 from core2d.prior.backbone import Backbone
 from core2d.systems.control.maps import depth_map, edge_map, normal_map, segmentation_map
-from core2d.systems.control.task import MAP, control_errors
+from core2d.systems.control.task import MAP
 from core2d.systems.text_to_image.pipeline import TextToImage
 from core2d.toybox import doll
 from core2d.toybox.sample import sample, seen_joints
 from core2d.toybox.scene import Scene, View, still
+from core2d.training.log import measured
 from core2d.training.loop import train
 
 # -- maps ----------------------------------------------------------------------------------------------------------
@@ -293,7 +294,7 @@ def test_it_learns_and_tells_the_true_error_at_each_checkpoint(
     task = control_task(prior, measure=measure)
     before = {name: value.clone() for name, value in prior.denoiser.state_dict().items()}
     train(task, recipe(steps=40, checkpoint_every=20), tmp_path)
-    told = control_errors(tmp_path)
+    told = measured(tmp_path)
     assert [line["step"] for line in told] == [20, 40] and 0 < told[0]["iou"] < told[1]["iou"]
     assert "step 40: iou" in capfd.readouterr().err
     losses = [line["loss"] for line in read_log(tmp_path)]

@@ -19,7 +19,8 @@ from core2d.bundled.training import TrainingSetup
 from core2d.prior.backbone import Backbone
 from core2d.prior.condition import Condition
 from core2d.systems.inpaint.formats import fresh_inpainter, load_inpainter
-from core2d.systems.inpaint.task import EMPTY, InpaintTask, inpaint_errors
+from core2d.systems.inpaint.task import EMPTY, InpaintTask
+from core2d.training.log import measured
 from core2d.training.loop import TrainingRecipe, train
 
 
@@ -80,7 +81,7 @@ def test_it_learns_tells_its_error_and_a_resumed_run_is_an_unbroken_one(prior: B
     resumed = train(task_of(prior), recipe, tmp_path / "broken", resume=True, device=cpu)
     assert all(torch.equal(value, resumed.ema[name]) for name, value in whole.ema.items())
     assert torch.equal(prior.denoiser.get_parameter("conv_in.weight"), before)  # the prior stays as it is
-    told = inpaint_errors(tmp_path / "whole")
+    told = measured(tmp_path / "whole")
     assert [line["step"] for line in told] == [2, 4] and 0 < told[0]["first"] < told[1]["first"]
 
 
@@ -148,5 +149,5 @@ def test_the_stage_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert load_inpainter(folder).takes_mask and RANK == 20
     assert "| inpaint | both |" in (folder / "README.md").read_text()
     assert len(json.loads((folder / "training.json").read_text())) == 2
-    errors = inpaint_errors(setup.runs / "inpaint")
+    errors = measured(setup.runs / "inpaint")
     assert errors and {"masked_error", "bare_seam"} <= errors[0].keys()

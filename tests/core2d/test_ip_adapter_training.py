@@ -37,9 +37,10 @@ from core2d.bundled.training import TrainingSetup
 from core2d.files.loading import save_model
 from core2d.media.pictures import read_image_text
 from core2d.prior.backbone import Backbone
-from core2d.systems.image_prompt.task import EMPTY, IMAGE, carried_so_far
+from core2d.systems.image_prompt.task import EMPTY, IMAGE
 from core2d.toybox.scene import WHITE, moment, still
 from core2d.toybox.subjects import seen_again
+from core2d.training.log import measured
 from core2d.training.loop import train
 
 Fold = Callable[..., Path]
@@ -93,7 +94,7 @@ def test_it_learns_and_tells_what_is_carried_and_the_prior_stays(
     rows = task.batch(1000, torch.arange(64), 64)
     first = task.loss(task.model, rows)[0].item()
     train(task, recipe(steps=30, checkpoint_every=15, learning_rate=1e-3), tmp_path)
-    assert [line["step"] for line in carried_so_far(tmp_path)] == [15, 30]
+    assert [line["step"] for line in measured(tmp_path)] == [15, 30]
     assert "step 30: carried" in capfd.readouterr().err
     assert task.loss(task.model, rows)[0].item() < first
     assert_same(dict(prior.denoiser.state_dict()), before)

@@ -7,8 +7,6 @@ the task is given a measure of the true control error, and tells it at each chec
 from __future__ import annotations
 
 import copy
-import json
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +16,10 @@ from diffusers.models.controlnets.controlnet import ControlNetModel
 from torch import Tensor
 
 from core2d.adapters.controlnet import ControlNet
-from core2d.app.outputs import write_json
 from core2d.prior.base import LatentPrior
 from core2d.prior.condition import Condition
 from core2d.training.latent_diffusion import LatentDiffusion
+from core2d.training.log import tell_measured
 from core2d.training.task import Losses, step_generator
 
 MAP = "map"  # what the map is called in the conditions of a training
@@ -83,15 +81,6 @@ class ControlTask:
 
     def preview(self, model: ControlNetModel, folder: Path, step: int) -> None:
         """Measure the true control error with the averaged weights, into `folder`/step-NNNNNN.json and on stderr."""
-        if self.measure is None:
-            return
-        found = dict(self.measure(copy.deepcopy(model)))  # a prior freezes the adapters that it is given
-        write_json(folder / f"step-{step:06d}.json", {"step": step, **found})
-        said = ", ".join(f"{name} {value:.3f}" for name, value in found.items())
-        sys.stderr.write(f"\nstep {step}: {said}\n")
-
-
-def control_errors(run: Path) -> list[dict[str, float]]:
-    """What the checkpoints of a run told of the true control error, in the order of their steps."""
-    files = sorted((run / "previews").glob("step-*.json"))
-    return [json.loads(file.read_text(encoding="utf-8")) for file in files]
+        if self.measure is not None:
+            # a prior freezes the adapters that it is given
+            tell_measured(self.measure(copy.deepcopy(model)), folder, step)

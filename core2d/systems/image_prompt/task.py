@@ -7,8 +7,6 @@ then what it is carries over, and not where it stands.
 from __future__ import annotations
 
 import copy
-import json
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from core2d.adapters.ip_adapter import IPAdapter, IPAdapterModel, put_into
-from core2d.app.outputs import write_json
 from core2d.prior.base import LatentPrior
 from core2d.prior.condition import Condition, Inputs
 from core2d.training.latent_diffusion import LatentDiffusion
+from core2d.training.log import tell_measured
 from core2d.training.task import Losses, step_generator
 
 IMAGE = "image"  # what the picture is called in the conditions of a training
@@ -99,12 +97,9 @@ class ImagePromptTask:
 
     def preview(self, model: IPAdapterModel, folder: Path, step: int) -> None:
         """Measure what is carried with the averaged weights, into `folder`/step-NNNNNN.json and on stderr."""
-        if self.measure is None:
-            return
-        found = dict(self.measure(copy.deepcopy(model)))  # a prior freezes the adapters that it is given
-        write_json(folder / f"step-{step:06d}.json", {"step": step, **found})
-        said = ", ".join(f"{name} {value:.3f}" for name, value in found.items())
-        sys.stderr.write(f"\nstep {step}: {said}\n")
+        if self.measure is not None:
+            # a prior freezes the adapters that it is given
+            tell_measured(self.measure(copy.deepcopy(model)), folder, step)
 
 
 class _Listening:
@@ -115,9 +110,3 @@ class _Listening:
 
     def change(self, network: nn.Module) -> None:
         put_into(network)
-
-
-def carried_so_far(run: Path) -> list[dict[str, float]]:
-    """What the checkpoints of a run told of what is carried, in the order of their steps."""
-    files = sorted((run / "previews").glob("step-*.json"))
-    return [json.loads(file.read_text(encoding="utf-8")) for file in files]

@@ -10,8 +10,6 @@ The model is told the mask and the latents of the picture without what is masked
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,12 +17,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from core2d.app.outputs import write_json
 from core2d.prior.backbone import Backbone
 from core2d.prior.condition import Condition
 from core2d.systems.inpaint.masks import training_masks
 from core2d.systems.inpaint.pipeline import told
 from core2d.training.latent_diffusion import LatentDiffusion
+from core2d.training.log import tell_measured
 from core2d.training.task import Losses, step_generator
 
 EMPTY = -1  # the row that has no prompt
@@ -86,15 +84,5 @@ class InpaintTask:
 
     def preview(self, model: nn.Module, folder: Path, step: int) -> None:
         """Measure with the averaged weights, which are in place now, into `folder`/step-NNNNNN.json and on stderr."""
-        if self.measure is None:
-            return
-        found = dict(self.measure())
-        write_json(folder / f"step-{step:06d}.json", {"step": step, **found})
-        said = ", ".join(f"{name} {value:.4f}" for name, value in found.items())
-        sys.stderr.write(f"\nstep {step}: {said}\n")
-
-
-def inpaint_errors(run: Path) -> list[dict[str, float]]:
-    """What the checkpoints of a run told, in the order of their steps."""
-    files = sorted((run / "previews").glob("step-*.json"))
-    return [json.loads(file.read_text(encoding="utf-8")) for file in files]
+        if self.measure is not None:
+            tell_measured(self.measure(), folder, step)
